@@ -1,0 +1,106 @@
+"""Six indicators of a running instance and what they mean together.
+
+    idle_time_ms        now - source commit time of the last applied change
+    emit_event_time_ms  apply time of that change - its source commit time
+    instance_records    rows copied and changes applied, committed at the target, counted once
+    instance_bytes      their bytes as received
+    rps, bps            both per second, over a sliding window
+
+Times of the source are corrected by its clock's measured offset. The module asks no clock: `now` is
+always a parameter, in seconds of the Unix epoch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+WINDOW_S = 10.0
+POSTGRES_EPOCH_S = 946_684_800  #: 2000-01-01 UTC in Unix seconds
+STALLED_S = 30.0
+BEHIND_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Kpis:
+    """The indicators at one moment; the two latencies are None until a change was applied."""
+
+    idle_time_ms: int | None
+    emit_event_time_ms: int | None
+    instance_records: int
+    instance_bytes: int
+    rps: float
+    bps: float
+    verdict: str
+
+
+class Meter:
+    """Collects what was applied, and tells the indicators.
+
+    Args:
+        records, size: what the instance had committed before this process.
+    """
+
+    def __init__(self, records: int = 0, size: int = 0) -> None:
+        self.records, self.bytes = records, size
+        self.clock_offset_s = 0.0  #: source clock minus ours
+        self.copying = False
+        self.reconnecting = False
+        self._window: deque[tuple[float, int, int]] = deque()
+        self._commit_s: float | None = None
+        self._emit_ms: int | None = None
+        self._pending_since: float | None = None
+        self._advanced = 0.0
+
+    def add(self, now: float, records: int, size: int, commit_time_us: int | None = None) -> None:
+        """Count one committed step. *commit_time_us*: microseconds since 2000 by the source's clock."""
+        self.records += records
+        self.bytes += size
+        self._advanced = now
+        if records:
+            self._window.append((now, records, size))
+        if commit_time_us is not None and records:
+            self._commit_s = commit_time_us / 1e6 + POSTGRES_EPOCH_S - self.clock_offset_s
+            self._emit_ms = max(0, round((now - self._commit_s) * 1000))
+
+    def waiting(self, now: float, something: bool) -> None:
+        """Say whether the source has changes for us that are not applied yet."""
+        if not something:
+            self._pending_since = None
+        elif self._pending_since is None:
+            self._pending_since = now
+
+    def kpis(self, now: float) -> Kpis:
+        """The indicators and the verdict."""
+        while self._window and self._window[0][0] < now - WINDOW_S:
+            self._window.popleft()
+        span = WINDOW_S
+        return Kpis(
+            idle_time_ms=None
+            if self._commit_s is None
+            else max(0, round((now - self._commit_s) * 1000)),
+            emit_event_time_ms=self._emit_ms,
+            instance_records=self.records,
+            instance_bytes=self.bytes,
+            rps=round(sum(r for _, r, _ in self._window) / span, 1),
+            bps=round(sum(b for _, _, b in self._window) / span, 1),
+            verdict=self._verdict(now),
+        )
+
+    def _verdict(self, now: float) -> str:
+        if self.copying:
+            return "copying"
+        if self.reconnecting:
+            return "reconnecting"
+        if self._pending_since is not None:
+            since = max(self._pending_since, self._advanced)
+            if now - since > STALLED_S:
+                return "stalled"
+            if (now - self._pending_since) * 1000 > BEHIND_MS:
+                return "falling behind"
+            return "healthy"
+        if not self._window:
+            return "no source data"
+        if self._emit_ms is not None and self._emit_ms > BEHIND_MS:
+            return "falling behind"
+        return "healthy"

@@ -1,0 +1,221 @@
+"""CREATE TABLE in the source's image, each table after all that it stands on.
+
+A partition is made as a table of its own and then attached, as pg_dump does it: that keeps its column order,
+its own defaults and its own checks. What must follow a CREATE TABLE follows it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prefect_datasync.engine.errors import CheckFailed
+from prefect_datasync.engine.postgres.catalog import Column, Name, Table, qualified, quote
+from prefect_datasync.engine.postgres.ddl_types import Types
+from prefect_datasync.engine.postgres.sequences import SequenceOf, read_sequences
+from prefect_datasync.engine.postgres.session import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check constraint of a table."""
+
+    oid: int
+    name: str
+    definition: str
+    enforced: bool
+
+
+class TableMaker:
+    """Statements that make the tables that the target lacks.
+
+    Args:
+        tables: the missing ones, as read at the source.
+        relations: all names at the target, with their `relkind`.
+    """
+
+    def __init__(
+        self,
+        source: Connection,
+        target: Connection,
+        tables: Sequence[Table],
+        relations: dict[Name, str],
+    ) -> None:
+        self._relations = relations
+        self._version = target.info.server_version
+        self._missing = {t.relid: t for t in tables}
+        self._by_name = {t.full_name: t for t in tables}
+        self._done: set[int] = set()
+        relids = list(self._missing)
+        self.ground = Types(source, target, self._row_type)
+        self.sequences = read_sequences(source, tables)
+        self._sequences: dict[int, list[SequenceOf]] = {}
+        for sequence in self.sequences:
+            self._sequences.setdefault(sequence.relid, []).append(sequence)
+        self._all_names = {
+            relid: (schema, name) for relid, schema, name in source.execute(_NAMES).fetchall()
+        }
+        self._defaults = {
+            (relid, attnum): oid for oid, relid, attnum in source.execute(_DEFAULTS, (relids,))
+        }
+        self._checks: dict[int, list[Check]] = {}
+        for relid, *check in source.execute(_CHECKS, (relids,)):
+            self._checks.setdefault(relid, []).append(Check(*check))
+        self._nullable = {(relid, attnum) for relid, attnum in source.execute(_NOT_YET, (relids,))}
+        self._parents: dict[int, list[int]] = {}
+        for relid, parent in source.execute(_PARENTS, (relids,)):
+            self._parents.setdefault(relid, []).append(parent)
+
+    def make(self, table: Table) -> None:
+        """Add the table's statements, and before them those of what it needs."""
+        if table.relid in self._done:
+            return
+        self._done.add(table.relid)
+        above = self._by_name.get(table.parent) if table.parent else None
+        if above is not None:
+            self.make(above)
+        parents = [self._all_names[p] for p in self._parents.get(table.relid, ())]
+        for parent in parents:
+            if parent in self._by_name:
+                self.make(self._by_name[parent])
+        ground = self.ground
+        ground.schema(table.schema)
+        sequences = self._sequences.get(table.relid, ())
+        made = [s for s in sequences if s.how != "i" and self._make_sequence(s)]
+        attached = table.parent is not None and self._exists(table.parent, "p")
+        identities = {} if attached else {s.column: s for s in sequences if s.how == "i"}
+        parts = [self._column(table, c, identities.get(c.name), attached) for c in table.columns]
+        parts += self._table_checks(table)
+        create = f"CREATE TABLE {table.qualified} ({', '.join(parts)})"
+        if table.partition_key_sql is not None:
+            if gone := ground.lacks("pg_class", table.relid):
+                raise _function_missing(f"the partition key of {table.qualified}", gone)
+            create += f" PARTITION BY {table.partition_key_sql}"
+        ground.statements.append(create)
+        for sequence in made:
+            if sequence.how == "a":
+                column = f"{table.qualified}.{quote(sequence.column)}"
+                ground.statements.append(f"ALTER SEQUENCE {sequence.qualified} OWNED BY {column}")
+        if attached and table.parent is not None:
+            root, bound = qualified(*table.parent), table.partition_bound_sql
+            ground.statements.append(
+                f"ALTER TABLE {root} ATTACH PARTITION {table.qualified} {bound}"
+            )
+        self._inherit(table, parents)
+
+    def _row_type(self, relid: int) -> bool:
+        if table := self._missing.get(relid):
+            self.make(table)
+        return table is not None
+
+    def _exists(self, name: Name, kind: str) -> bool:
+        """Whether the target has the table, or will have it."""
+        made = self._by_name.get(name)
+        return made.kind == kind if made else self._relations.get(name) == kind
+
+    def _make_sequence(self, sequence: SequenceOf) -> bool:
+        if self._relations.get((sequence.schema, sequence.name)) == "S":
+            return False
+        self.ground.schema(sequence.schema)
+        self.ground.statements.append(
+            f"CREATE SEQUENCE IF NOT EXISTS {sequence.qualified} AS {sequence.type_sql} {sequence.options}"
+        )
+        return True
+
+    def _column(
+        self, table: Table, column: Column, sequence: SequenceOf | None, attached: bool
+    ) -> str:
+        ground, name = self.ground, f"{table.qualified}.{quote(column.name)}"
+        ground.type(column.type_oid)
+        sql = f"{quote(column.name)} {column.type_sql}{ground.collate(column.collation_sql, name)}"
+        gone = ground.lacks("pg_class", table.relid, column.attnum)
+        if default := self._defaults.get((table.relid, column.attnum)):
+            gone = gone + ground.lacks("pg_attrdef", default)
+        if column.generated:
+            if gone:
+                raise _function_missing(f"the generated column {name}", gone)
+            stored = column.generated == "s"
+            if not stored and self._version < 180000:
+                stored = True
+                ground.skipped.append(
+                    f"the virtual generated column {name} is a stored one at the target, which is older"
+                )
+            sql += f" GENERATED ALWAYS AS ({column.default_sql})"
+            sql += " STORED" if stored else " VIRTUAL"
+        elif column.identity and not attached:
+            kind = "ALWAYS" if column.identity == "a" else "BY DEFAULT"
+            sql += f" GENERATED {kind} AS IDENTITY"
+            if sequence is not None:
+                taken = (sequence.schema, sequence.name) in self._relations
+                named = "" if taken else f"SEQUENCE NAME {sequence.qualified} "
+                sql += f" ({named}{sequence.options})"
+        elif column.default_sql is not None:
+            if gone:
+                ground.leave_out(f"the default of {name}", gone)
+            else:
+                sql += f" DEFAULT {column.default_sql}"
+        if column.not_null and (table.relid, column.attnum) not in self._nullable:
+            sql += " NOT NULL"
+        return sql
+
+    def _table_checks(self, table: Table) -> list[str]:
+        checks = []
+        for check in self._checks.get(table.relid, ()):
+            what = f"the check {quote(check.name)} of {table.qualified}"
+            if gone := self.ground.lacks("pg_constraint", check.oid):
+                self.ground.leave_out(what, gone)
+            elif not check.enforced and self._version < 180000:
+                self.ground.skipped.append(
+                    f"{what} was left out: it is NOT ENFORCED, which the target cannot express"
+                )
+            else:
+                checks.append(f"CONSTRAINT {quote(check.name)} {check.definition}")
+        return checks
+
+    def _inherit(self, table: Table, parents: Sequence[Name]) -> None:
+        for parent in parents:
+            if self._exists(parent, "r"):
+                self.ground.statements.append(
+                    f"ALTER TABLE {table.qualified} INHERIT {qualified(*parent)}"
+                )
+            else:
+                self.ground.skipped.append(
+                    f"{table.qualified} does not inherit from {qualified(*parent)} at the target:"
+                    " the target lacks that table and the job leaves it out"
+                )
+
+
+def _function_missing(what: str, gone: list[str]) -> CheckFailed:
+    missing = " and ".join(sorted(set(gone)))
+    return CheckFailed(
+        f"{what} needs {missing}, which the target lacks",
+        code="FUNCTION_MISSING",
+        do=f"create {missing} at the target",
+    )
+
+
+_NAMES = """
+select c.oid::int8, n.nspname::text, c.relname::text
+from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind in ('r', 'p', 'f')"""
+
+_DEFAULTS = """
+select f.oid::int8, f.adrelid::int8, f.adnum::int from pg_attrdef f
+where f.adrelid = any(%s::oid[])"""
+
+# Checks that are NOT VALID come after the rows, which may violate them.
+_CHECKS = """
+select k.conrelid::int8, k.oid::int8, k.conname::text, pg_get_constraintdef(k.oid),
+  coalesce((to_jsonb(k) ->> 'conenforced')::bool, true)
+from pg_constraint k
+where k.contype = 'c' and k.conrelid = any(%s::oid[])
+  and (k.convalidated or not coalesce((to_jsonb(k) ->> 'conenforced')::bool, true))
+order by k.conrelid, k.conname"""
+
+# 18: NOT NULL NOT VALID
+_NOT_YET = """
+select k.conrelid::int8, k.conkey[1]::int from pg_constraint k
+where k.contype = 'n' and not k.convalidated and k.conrelid = any(%s::oid[])"""
+
+_PARENTS = """
+select i.inhrelid::int8, i.inhparent::int8 from pg_inherits i join pg_class c on c.oid = i.inhrelid
+where not c.relispartition and c.oid = any(%s::oid[]) order by i.inhrelid, i.inhseqno"""

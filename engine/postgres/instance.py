@@ -1,0 +1,200 @@
+"""One attempt at one instance of a job, from the lock to its release: the steps that a flow is made of.
+
+    with open_instance(...) as instance:
+        while instance.needs_copy:
+            for unit in instance.prepare():
+                instance.copy(unit)              # in threads, if you like
+            instance.finish_copy()
+        instance.stream(report)
+
+An attempt reads from the job's row whether it starts the instance or goes on with it; nothing in the
+memory of an earlier attempt is needed. Before anything is changed by a start, both servers are checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from prefect_datasync.engine.errors import ConfigError, TransientError
+from prefect_datasync.engine.metrics import Kpis, Meter
+from prefect_datasync.engine.postgres import preflight, state
+from prefect_datasync.engine.postgres.copying import CopyStage
+from prefect_datasync.engine.postgres.hold import Hold
+from prefect_datasync.engine.postgres.preflight import Finding
+from prefect_datasync.engine.postgres.relay import Copied
+from prefect_datasync.engine.postgres.session import Server
+from prefect_datasync.engine.postgres.streaming import StreamStage
+from prefect_datasync.engine.snapshot import CopyProgress, CopyUnit
+from prefect_datasync.engine.spec import SyncSpec
+
+
+class Instance:
+    """An open attempt; made by `open_instance`."""
+
+    def __init__(
+        self,
+        hold: Hold,
+        source: Server,
+        target: Server,
+        spec: SyncSpec,
+        *,
+        stop: Callable[[], object | None],
+        say: Callable[[str], None],
+        resumed: bool,
+    ) -> None:
+        self.resumed = resumed  #: the attempt goes on with an instance that had begun before
+        self._hold, self._target, self._spec = hold, target, spec
+        self._stop, self._say = stop, say
+        counted = state.checkpoint(hold.connection, hold.key)
+        self._meter = Meter(counted.records, counted.bytes) if counted else Meter()
+        self._copying = CopyStage(hold, source, target, spec, stop=stop, say=say, meter=self._meter)
+        self._streaming = StreamStage(
+            hold, source, target, spec, stop=stop, say=say, meter=self._meter
+        )
+
+    @property
+    def needs_copy(self) -> bool:
+        """Whether the copy stage is not finished."""
+        return self._hold.row.phase in ("creating", "copying")
+
+    @property
+    def needs_stream(self) -> bool:
+        """Whether changes are to be followed now."""
+        return self._hold.row.phase == "streaming"
+
+    def prepare(self) -> list[CopyUnit]:
+        """Make what the copy needs, and tell what is to be copied, the largest first.
+
+        Raises:
+            CopyStopped, CheckFailed, DataError, TransientError.
+        """
+        return self._copying.prepare()
+
+    def copy(self, unit: CopyUnit) -> Copied:
+        """Copy one unit; from any thread. On an error nothing of the unit is in the target.
+
+        Raises:
+            CopyStopped, TransientError, DataError, Fenced.
+        """
+        return self._copying.copy(unit)
+
+    def finish_copy(self) -> None:
+        """Build indexes, set sequences, and end the copy stage; all units must be copied."""
+        self._copying.finish()
+
+    def recover(self, fault: TransientError, attempt: int) -> None:
+        """Wait after a fault of the copy stage and hold the job again; `prepare` follows.
+
+        Args:
+            attempt: 1 for the first fault in a row.
+        """
+        self._say(f"{fault} Attempt {attempt} to go on follows.")
+        until = time.monotonic() + min(30.0, 0.5 * 2**attempt)
+        while time.monotonic() < until and self._stop() is None:
+            time.sleep(0.1)
+        self._copying.close()
+        if self._stop() is None:
+            self._hold.take_over(self._stop)
+
+    def stream(self, report: Callable[[Kpis], None]) -> None:
+        """Follow the source until `stop` answers; reconnects by itself.
+
+        Args:
+            report: told the indicators about every two seconds, on this thread.
+
+        Raises:
+            DatasyncError: a fault that waiting does not heal.
+        """
+        self._streaming.run(report)
+
+    def progress(self) -> CopyProgress:
+        """How far the copy is."""
+        return self._copying.progress()
+
+    def kpis(self) -> Kpis:
+        """The indicators now."""
+        return self._meter.kpis(time.time())
+
+    def checkpoint(self) -> state.Checkpoint | None:
+        """The job's rows, over a connection of its own; from any thread."""
+        return state.read_checkpoint(self._target, self._hold.key)
+
+    def close(self) -> None:
+        """Let snapshot and lock go."""
+        self._copying.close()
+        self._hold.close()
+
+
+@contextlib.contextmanager
+def open_instance(
+    key: str,
+    instance_id: str,
+    source: Server,
+    target: Server,
+    spec: SyncSpec,
+    *,
+    stop: Callable[[], object | None],
+    say: Callable[[str], None],
+    wait_s: float = 60.0,
+) -> Iterator[Instance]:
+    """Hold the job for one attempt; when the block ends, no connection to either server is left.
+
+    Args:
+        instance_id: the same for all attempts at one instance.
+        stop: asked often, from several threads; anything but None makes every step leave.
+        say: told what an operator should know, one sentence at a time.
+        wait_s: how long to wait for an attempt that is still draining.
+
+    Raises:
+        JobBusy: another process holds the job.
+        CheckFailed, ConnectFailed: a server is not fit; nothing was changed.
+        StateError: target and source do not fit together; nothing was written.
+    """
+    hold = Hold(target, key, instance_id)
+    try:
+        hold.lock(wait_s, stop)
+        before = hold.peek()
+        resumed = before is not None and before.instance == instance_id
+        if not resumed or before is None or before.phase == "creating":
+            _refuse_unfit(key, source, target, spec, say)
+        hold.take()
+        if not hold.resumed:
+            hold.begin_instance()
+        instance = Instance(hold, source, target, spec, stop=stop, say=say, resumed=resumed)
+        try:
+            yield instance
+        finally:
+            instance.close()
+    finally:
+        hold.close()
+
+
+def check(
+    key: str, source: Server, target: Server, spec: SyncSpec, *, starting: bool
+) -> list[Finding]:
+    """Everything that stands in the way of the job, found without changing anything.
+
+    Args:
+        starting: also look for what matters only before a copy.
+
+    Raises:
+        ConnectFailed, TransientError: a server cannot be looked at.
+    """
+    return preflight.check(key, source, target, spec, starting=starting)
+
+
+def _refuse_unfit(
+    key: str, source: Server, target: Server, spec: SyncSpec, say: Callable[[str], None]
+) -> None:
+    try:
+        findings = check(key, source, target, spec, starting=True)
+    except TransientError as exc:
+        raise ConfigError(exc.what, do=exc.next_step, code=exc.error_code) from exc
+    refused = preflight.block_message(findings)
+    if refused is not None:
+        raise refused
+    for finding in findings:
+        if finding.severity is preflight.Severity.WARN:
+            say(f"{finding.code}: {finding.what}. Do: {finding.do}.")

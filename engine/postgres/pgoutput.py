@@ -1,0 +1,339 @@
+"""Decoder of `pgoutput`, PostgreSQL's logical replication messages, protocol versions 1 to 4.
+
+Source of the format: PostgreSQL documentation, "Logical Replication Message Formats". A tuple is
+
+    Int16 columns, then per column one of  n (NULL)  u (unchanged TOAST, not sent)
+                                           t Int32 length, text   b Int32 length, binary
+
+A tuple is read once, and its columns leave as COPY takes them (`engine.changes.Row`): in binary the
+column without its kind byte, in text escaped. Values are not looked at.
+
+Guarantee: a message is either consumed to its last byte or `ProtocolError` is raised. No default stands
+in for what could not be read.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from prefect_datasync.engine.changes import (
+    Begin,
+    Change,
+    Commit,
+    Delete,
+    Insert,
+    Relation,
+    RelationColumn,
+    Row,
+    Truncate,
+    Update,
+)
+from prefect_datasync.engine.errors import ProtocolError
+from prefect_datasync.engine.postgres.fields import Fields
+from prefect_datasync.engine.postgres.unfinished import StreamControl, TwoPhase, read_unfinished
+
+NULL_BINARY = b"\xff\xff\xff\xff"
+NULL_TEXT = b"\\N"
+MAX_COLUMNS = 1664  # MaxTupleAttributeNumber
+
+_u16 = struct.Struct(">H").unpack_from
+_u32 = struct.Struct(">I").unpack_from
+_begin = struct.Struct(">QqI")
+_commit = struct.Struct(">BQQq")
+_SPECIAL = b"\\\t\n\r\b\f\v"
+
+
+class TypeName(NamedTuple):
+    """A user type's name, for messages only."""
+
+    oid: int
+    schema: str
+    name: str
+
+
+class LogicalMessage(NamedTuple):
+    """What `pg_logical_emit_message` wrote."""
+
+    transactional: bool
+    lsn: int
+    prefix: str
+    content: bytes
+
+
+class OriginName(NamedTuple):
+    """Where a transaction was first committed."""
+
+    lsn: int
+    name: str
+
+
+Message: TypeAlias = Change | TypeName | LogicalMessage | OriginName | StreamControl | TwoPhase
+
+
+def escape_text(value: bytes) -> bytes:
+    """A text value as COPY's text format takes it."""
+    # for short values one look is cheaper than seven; replace() copies only what it changes
+    if len(value) < 64 and len(value.translate(None, _SPECIAL)) == len(value):
+        return value
+    return (
+        value.replace(b"\\", b"\\\\")
+        .replace(b"\t", b"\\t")
+        .replace(b"\n", b"\\n")
+        .replace(b"\r", b"\\r")
+        .replace(b"\b", b"\\b")
+        .replace(b"\f", b"\\f")
+        .replace(b"\v", b"\\v")
+    )
+
+
+class Decoder:
+    """Messages of one stream, in order: it remembers replica identities and whether a segment is open.
+
+    After a `ProtocolError` the stream is lost, and the decoder with it.
+
+    Args:
+        binary: the form of the values; a column of the other form raises `ProtocolError`.
+        protocol: the version that was asked for.
+    """
+
+    def __init__(self, binary: bool, protocol: int = 1) -> None:
+        self._tuple: Callable[[bytes, int], tuple[Row, int]] = (
+            self._binary_tuple if binary else self._text_tuple
+        )
+        self._protocol = protocol
+        self._streaming = False
+        self._unsent = False  # whether an unchanged TOAST value was met; False between messages
+        self._old: dict[int, int] = {}  # by relation: the kind of its old rows
+        readers: dict[str, Callable[[bytes], Message]] = {
+            "I": self._insert,
+            "U": self._update,
+            "D": self._delete,
+            "B": self._read_begin,
+            "C": self._read_commit,
+            "R": self._relation,
+            "T": self._truncate,
+            "Y": self._type,
+            "M": self._message,
+            "O": self._origin,
+        }
+        readers |= dict.fromkeys("bPKr", self._unfinished)
+        if protocol >= 2:
+            readers |= {"S": self._stream_start, "E": self._stream_stop}
+            readers |= dict.fromkeys("cA", self._unfinished)
+        if protocol >= 3:
+            readers["p"] = self._unfinished
+        self._readers = {ord(kind): reader for kind, reader in readers.items()}
+
+    def decode(self, message: bytes) -> Message:
+        """The one message that *message* is.
+
+        Raises:
+            ProtocolError: it is not one whole, well-formed message.
+        """
+        try:
+            return self._readers[message[0]](message)
+        except (IndexError, KeyError, struct.error, UnicodeDecodeError):
+            kind = message[:1].decode("ascii", "replace")
+            raise ProtocolError(
+                f"malformed {kind!r} message of {len(message)} bytes in the replication stream"
+            ) from None
+
+    # -- rows ---------------------------------------------------------------------------------
+
+    def _binary_tuple(self, message: bytes, at: int) -> tuple[Row, int]:
+        row: Row = []
+        add = row.append
+        (columns,) = _u16(message, at)
+        at += 2
+        for _ in range(columns):
+            kind = message[at]
+            if kind == 98:  # 'b'
+                end = at + 5 + _u32(message, at + 1)[0]
+                add(message[at + 1 : end])
+                at = end
+            elif kind == 110:  # 'n'
+                add(NULL_BINARY)
+                at += 1
+            elif kind == 117:  # 'u'
+                add(None)
+                self._unsent = True
+                at += 1
+            else:
+                raise _not_a_column(kind)
+        return row, at
+
+    def _text_tuple(self, message: bytes, at: int) -> tuple[Row, int]:
+        row: Row = []
+        add = row.append
+        (columns,) = _u16(message, at)
+        at += 2
+        for _ in range(columns):
+            kind = message[at]
+            if kind == 116:  # 't'
+                end = at + 5 + _u32(message, at + 1)[0]
+                add(escape_text(message[at + 5 : end]))
+                at = end
+            elif kind == 110:  # 'n'
+                add(NULL_TEXT)
+                at += 1
+            elif kind == 117:  # 'u'
+                add(None)
+                self._unsent = True
+                at += 1
+            else:
+                raise _not_a_column(kind)
+        return row, at
+
+    def _insert(self, message: bytes) -> Insert:
+        at = 5 if self._streaming else 1
+        (relid,) = _u32(message, at)
+        if message[at + 4] != 78:  # 'N'
+            raise ProtocolError("an insert without its new row")
+        row, end = self._tuple(message, at + 5)
+        size = len(message)
+        if end != size:
+            raise _wrong_length("I", size)
+        if self._unsent:
+            raise _not_sent("an insert")
+        return Insert(relid, row, size)
+
+    def _update(self, message: bytes) -> Update:
+        at = 5 if self._streaming else 1
+        (relid,) = _u32(message, at)
+        at += 4
+        old: Row | None = None
+        kind = message[at]
+        if kind != 78:  # 'N'
+            if kind != self._old[relid]:
+                raise _not_the_identity()
+            old, at = self._tuple(message, at + 1)
+            if self._unsent:
+                raise _not_sent("an old row")
+            if message[at] != 78:
+                raise ProtocolError("an update without its new row")
+        row, end = self._tuple(message, at + 1)
+        size = len(message)
+        if end != size:
+            raise _wrong_length("U", size)
+        if self._unsent:
+            self._unsent = False
+            return Update(relid, old, row, size, True)
+        return Update(relid, old, row, size, False)
+
+    def _delete(self, message: bytes) -> Delete:
+        at = 5 if self._streaming else 1
+        (relid,) = _u32(message, at)
+        if message[at + 4] != self._old[relid]:
+            raise _not_the_identity()
+        old, end = self._tuple(message, at + 5)
+        size = len(message)
+        if end != size:
+            raise _wrong_length("D", size)
+        if self._unsent:
+            raise _not_sent("an old row")
+        return Delete(relid, old, size)
+
+    # -- the rest: rare, read with Fields ----------------------------------------------------
+
+    def _fields(self, message: bytes) -> Fields:
+        return Fields(message, 5 if self._streaming else 1)
+
+    def _between_segments(self) -> None:
+        if self._streaming:
+            raise ProtocolError("a segment of a streamed transaction without its end")
+
+    def _read_begin(self, message: bytes) -> Begin:
+        self._between_segments()
+        if len(message) != 1 + _begin.size:
+            raise _wrong_length("B", len(message))
+        return Begin(*_begin.unpack_from(message, 1))
+
+    def _read_commit(self, message: bytes) -> Commit:
+        self._between_segments()
+        if len(message) != 1 + _commit.size:
+            raise _wrong_length("C", len(message))
+        flags, commit_lsn, end_lsn, time = _commit.unpack_from(message, 1)
+        if flags:
+            raise ProtocolError("a commit with unknown flags")
+        return Commit(commit_lsn, end_lsn, time)
+
+    def _relation(self, message: bytes) -> Relation:
+        fields = self._fields(message)
+        relid, schema, name = fields.u32(), fields.text(), fields.text()
+        identity = fields.one_of("dnfi")
+        columns = tuple(
+            RelationColumn(key=fields.flag(), name=fields.text(), type_oid=fields.u32(), typmod=fields.i32())
+            for _ in range(fields.count(MAX_COLUMNS))
+        )  # fmt: skip
+        fields.end()
+        self._old[relid] = ord("O" if identity == "f" else "K")
+        return Relation(relid, schema or "pg_catalog", name, identity, columns)
+
+    def _truncate(self, message: bytes) -> Truncate:
+        fields = self._fields(message)
+        count, flags = fields.u32(), fields.byte()
+        if flags > 3 or count * 4 != fields.left():
+            raise _wrong_length("T", len(message))
+        relids = tuple(fields.u32() for _ in range(count))
+        fields.end()
+        return Truncate(relids, bool(flags & 1), bool(flags & 2))
+
+    def _type(self, message: bytes) -> TypeName:
+        fields = self._fields(message)
+        found = TypeName(fields.u32(), fields.text() or "pg_catalog", fields.text())
+        fields.end()
+        return found
+
+    def _message(self, message: bytes) -> LogicalMessage:
+        fields = self._fields(message)
+        transactional, lsn, prefix = fields.flag(), fields.u64(), fields.text(limit=1 << 20)
+        content = fields.take(fields.u32())
+        fields.end()
+        return LogicalMessage(transactional, lsn, prefix, content)
+
+    def _origin(self, message: bytes) -> OriginName:
+        fields = Fields(message, 1)
+        found = OriginName(fields.u64(), fields.text(limit=1 << 12))
+        fields.end()
+        return found
+
+    def _stream_start(self, message: bytes) -> StreamControl:
+        self._between_segments()
+        fields = Fields(message, 1)
+        xid, first = fields.u32(), fields.flag()
+        fields.end()
+        self._streaming = True
+        return StreamControl("S", xid, (first,))
+
+    def _stream_stop(self, message: bytes) -> StreamControl:
+        if not self._streaming:
+            raise ProtocolError("the end of a segment that was not started")
+        Fields(message, 1).end()
+        self._streaming = False
+        return StreamControl("E", 0)
+
+    def _unfinished(self, message: bytes) -> StreamControl | TwoPhase:
+        self._between_segments()
+        return read_unfinished(message, self._protocol)
+
+
+def _wrong_length(kind: str, size: int) -> ProtocolError:
+    return ProtocolError(f"{kind!r} message of {size} bytes has a wrong length")
+
+
+def _not_a_column(kind: int) -> ProtocolError:
+    if kind in b"bt":
+        return ProtocolError(
+            "a column came in the form that was not asked for", code="FORMAT_CHANGED"
+        )
+    return ProtocolError(f"unknown column kind {kind}")
+
+
+def _not_sent(what: str) -> ProtocolError:
+    return ProtocolError(f"{what} with a value that was not sent")
+
+
+def _not_the_identity() -> ProtocolError:
+    return ProtocolError("an old row of another kind than its relation's replica identity has")

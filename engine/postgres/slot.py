@@ -1,0 +1,256 @@
+"""Replication slots: made with an exported snapshot, checked against what the target recorded, dropped.
+
+A slot's consistent point S splits all commits: `commit_lsn < S` is in its snapshot, everything else is in
+its stream. The snapshot lives until the connection that made the slot runs a further command or closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import pq
+
+from prefect_datasync.engine.errors import (
+    CheckFailed,
+    CopyStopped,
+    SlotLost,
+    StateError,
+    TransientError,
+)
+from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn, parse_lsn
+from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+from prefect_datasync.engine.postgres.state import JobRow, slug
+
+REPORT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What IDENTIFY_SYSTEM says of the source."""
+
+    sysid: str
+    timeline: int
+    flushed: Lsn
+
+
+class ExportedSnapshot:
+    """A snapshot that other connections may import while this object is open.
+
+    Attributes:
+        name: for SET TRANSACTION SNAPSHOT.
+        lsn: commits before it are visible in the snapshot, no others.
+    """
+
+    def __init__(self, connection: Connection, name: str, lsn: Lsn) -> None:
+        self._connection = connection
+        self.name, self.lsn = name, lsn
+
+    def close(self) -> None:
+        """End it; transactions that have imported it go on."""
+        self._connection.close()
+
+
+def slot_name(key: str, generation: int) -> str:
+    """The name of a job's slot."""
+    return f"datasync_{slug(key)}_{generation}"
+
+
+def identify(server: Server, application: str) -> System:
+    """The source's identity and how far its WAL is flushed."""
+    with contextlib.closing(connect(server, application, replication=True)) as connection:
+        with translating(f"identify {server.address}"):
+            row = connection.execute("IDENTIFY_SYSTEM").fetchone()
+    assert row is not None
+    return System(str(row[0]), int(row[1]), parse_lsn(str(row[2])))
+
+
+def create_slot(
+    server: Server,
+    application: str,
+    name: str,
+    *,
+    temporary: bool,
+    timeout_s: float,
+    stop: Callable[[], object | None],
+    say: Callable[[str], None],
+) -> ExportedSnapshot:
+    """Make a slot and export the snapshot at its consistent point.
+
+    PostgreSQL waits for every transaction that has written, prepared ones and those of other databases
+    included; who is waited for is said every few seconds.
+
+    Raises:
+        CheckFailed: code SLOT_WAIT, nothing was left behind after *timeout_s*.
+        CopyStopped: `stop` was answered.
+    """
+    connection = connect(server, application, replication=True)
+    kind = "TEMPORARY " if temporary else ""
+    command = f'CREATE_REPLICATION_SLOT "{name}" {kind}LOGICAL pgoutput EXPORT_SNAPSHOT'
+    try:
+        with translating(f"create slot {name} at {server.address}"):
+            pg = connection.pgconn
+            pg.send_query(command.encode())
+            pg.flush()
+            poll = select.poll()
+            poll.register(pg.socket, select.POLLIN)
+            began = said = time.monotonic()
+            while pg.is_busy():
+                if poll.poll(200):
+                    pg.consume_input()
+                    continue
+                now = time.monotonic()
+                if stop() is not None or now - began > timeout_s:
+                    pg.get_cancel().cancel()
+                    while pg.get_result() is not None:
+                        pass
+                    if stop() is not None:
+                        raise CopyStopped("slot creation was asked to stop")
+                    raise CheckFailed(
+                        f"slot {name} could not be made within {timeout_s:.0f} s:"
+                        f" {waited_for(server)}",
+                        do="end those transactions, or raise lock_timeout_ms; then start again",
+                        code="SLOT_WAIT",
+                    )
+                if now - said > REPORT_S:
+                    said = now
+                    say(f"waiting to create slot {name}: {waited_for(server)}")
+            result = pg.get_result()
+            if result is None or result.status != pq.ExecStatus.TUPLES_OK:
+                raise (
+                    psycopg.OperationalError("no answer")
+                    if result is None
+                    else psycopg.errors.error_from_result(result)
+                )
+            lsn, snapshot = result.get_value(0, 1), result.get_value(0, 2)
+            while pg.get_result() is not None:
+                pass
+    except BaseException:
+        connection.close()
+        raise
+    assert lsn is not None
+    assert snapshot is not None
+    return ExportedSnapshot(connection, snapshot.decode(), parse_lsn(lsn.decode()))
+
+
+def export_snapshot(server: Server, application: str) -> ExportedSnapshot:
+    """A snapshot without a slot, for a copy that no stream follows; it needs no REPLICATION right."""
+    connection = connect(server, application)
+    try:
+        with translating(f"export a snapshot at {server.address}"):
+            connection.execute("begin isolation level repeatable read, read only")
+            row = connection.execute("select pg_export_snapshot()").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    assert row is not None
+    return ExportedSnapshot(connection, str(row[0]), Lsn(0))
+
+
+def waited_for(server: Server) -> str:
+    """Which open transactions slot creation waits for, as a sentence."""
+    with connect(server, "datasync look") as connection:
+        open_ = connection.execute(
+            "select pid from pg_stat_activity where backend_xid is not null order by xact_start limit 5"
+        ).fetchall()
+        prepared = connection.execute("select gid from pg_prepared_xacts limit 5").fetchall()
+    parts = []
+    if open_:
+        parts.append("open transactions of process " + ", ".join(str(r[0]) for r in open_))
+    if prepared:
+        parts.append("prepared transactions " + ", ".join(repr(r[0]) for r in prepared))
+    return " and ".join(parts) or "the server has not said what it waits for"
+
+
+def drop_slot(connection: Connection, name: str, *, wait_s: float = 10.0) -> bool:
+    """Drop a slot if it exists; whether it did. One that is being read is waited for."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        found = connection.execute(
+            "select active_pid from pg_replication_slots where slot_name = %s", (name,)
+        ).fetchone()
+        if found is None:
+            return False
+        try:
+            with translating(f"drop slot {name}"):
+                connection.execute("select pg_drop_replication_slot(%s)", (name,))
+            return True
+        except TransientError:  # its reader is still going away
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def slots_of(connection: Connection, key: str) -> tuple[str, ...]:
+    """The job's slots, those of earlier generations and of broken copies included."""
+    rows = connection.execute(
+        "select slot_name from pg_replication_slots where slot_name ~ %s and not temporary order by 1",
+        (f"^datasync_{slug(key)}_[0-9]+$",),
+    ).fetchall()
+    return tuple(r[0] for r in rows)
+
+
+_SLOT = """
+select plugin, database = current_database(), confirmed_flush_lsn::text,
+       coalesce(to_jsonb(s)->>'wal_status', '') , coalesce((to_jsonb(s)->>'two_phase')::boolean, false),
+       coalesce(to_jsonb(s)->>'invalidation_reason', '')
+from pg_replication_slots s where slot_name = %s
+"""
+
+
+def check_invariants(connection: Connection, system: System, row: JobRow) -> None:
+    """INV1 to INV3 of exactly-once: the slot still has everything after the recorded position.
+
+    Raises:
+        SlotLost: the slot is gone, or WAL that it needs.
+        StateError: SOURCE_CHANGED, SOURCE_BEHIND, SLOT_MOVED, SLOT_FOREIGN.
+    """
+    assert row.slot is not None
+    assert row.pos is not None
+    stopped = "The job stopped at its position; nothing was written"
+    restart = "find out who changed it; then `datasync restart JOB`"
+    if system.sysid != row.source_sysid:
+        raise StateError(
+            f"the source is another database system ({system.sysid}) than the one the job began with"
+            f" ({row.source_sysid})",
+            effect=stopped,
+            do="correct the source's block, or `datasync restart JOB`",
+            code="SOURCE_CHANGED",
+        )
+    if row.pos > system.flushed:
+        raise StateError(
+            f"the source's WAL ends at {format_lsn(system.flushed)}, before the target's position"
+            f" {format_lsn(row.pos)}: the source was restored or failed over with a loss",
+            effect=stopped,
+            do=restart,
+            code="SOURCE_BEHIND",
+        )
+    with translating(f"look at slot {row.slot}"):
+        found = connection.execute(_SLOT, (row.slot,)).fetchone()
+    if found is None:
+        raise SlotLost(f"slot {row.slot} does not exist", effect=stopped)
+    plugin, ours, confirmed, wal_status, two_phase, reason = found
+    if wal_status == "lost" or reason:
+        raise SlotLost(
+            f"slot {row.slot} is invalid ({reason or wal_status}): the source removed WAL that it needed",
+            effect=stopped,
+        )
+    if plugin != "pgoutput" or not ours or two_phase:
+        raise StateError(
+            f"slot {row.slot} is not the one the job made (plugin {plugin}, two_phase {two_phase})",
+            effect=stopped,
+            do=restart,
+            code="SLOT_FOREIGN",
+        )
+    if parse_lsn(confirmed) > row.pos:
+        raise StateError(
+            f"slot {row.slot} was advanced to {confirmed}, past the target's position"
+            f" {format_lsn(row.pos)}: changes between the two are lost",
+            effect=stopped,
+            do=restart,
+            code="SLOT_MOVED",
+        )

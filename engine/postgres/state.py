@@ -1,0 +1,376 @@
+"""The job's own rows in the target: the one truth about position, epoch, phases and counters.
+
+They live in the schema `prefect_datasync` of the target database, so they change in the data's own
+transactions. `job.pos` is P: every source transaction with a commit before it is applied, none after.
+`job.epoch` grows whenever an attempt takes the job over; a statement that names an older epoch touches
+no row, which is how a superseded attempt learns that it must stop (`Fenced`).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect_datasync.engine.errors import Fenced, JobBusy
+from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn, parse_lsn
+from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+
+SCHEMA = "prefect_datasync"
+
+_DDL = """
+create schema if not exists prefect_datasync;
+create table if not exists prefect_datasync.job (
+  job text primary key,
+  instance text not null,
+  epoch bigint not null,
+  holder text not null,
+  phase text not null check (phase in ('creating', 'copying', 'streaming', 'done')),
+  source_sysid text, source_timeline int, source_db oid,
+  slot text, slot_generation int not null default 0,
+  publications text,                      -- definition hash, as read when the slot was made
+  binary_stream boolean not null default false,
+  pos pg_lsn,                             -- null until the slot's consistent point is known
+  last_commit_lsn pg_lsn, last_commit_ts timestamptz,
+  txns bigint not null default 0, records bigint not null default 0, bytes bigint not null default 0,
+  started timestamptz not null default now(), updated timestamptz not null default now()
+) with (fillfactor = 50);
+create table if not exists prefect_datasync.job_table (
+  job text not null references prefect_datasync.job on delete cascade,
+  nsp text not null, rel text not null, relid oid not null,
+  phase text not null check (phase in ('pending', 'copied')),
+  snapshot_lsn pg_lsn,                    -- consistent point of the snapshot it was copied with
+  made boolean not null default false,    -- the job created the table
+  filled boolean not null default false,  -- the job put rows into it, so it may empty it
+  rows_copied bigint not null default 0, bytes_copied bigint not null default 0,
+  primary key (job, nsp, rel)
+);
+create table if not exists prefect_datasync.job_chunk (
+  job text not null, nsp text not null, rel text not null, chunk int not null,
+  low bigint, high bigint,                -- keys from low (inclusive) to high (exclusive); null is open
+  snapshot_lsn pg_lsn,                    -- null until it is copied
+  rows_copied bigint not null default 0, bytes_copied bigint not null default 0,
+  primary key (job, nsp, rel, chunk),
+  foreign key (job, nsp, rel) references prefect_datasync.job_table on delete cascade
+);
+"""
+_TABLES = ("job", "job_table", "job_chunk")
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """The row of one job."""
+
+    job: str
+    instance: str
+    epoch: int
+    phase: str
+    source_sysid: str | None
+    source_timeline: int | None
+    source_db: int | None
+    slot: str | None
+    slot_generation: int
+    publications: str | None
+    binary_stream: bool
+    pos: Lsn | None
+    last_commit_ts: datetime | None
+    records: int
+    bytes: int
+    started: datetime
+    updated: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """What is known of one table of the job."""
+
+    schema: str
+    name: str
+    relid: int
+    phase: str  #: pending or copied
+    snapshot_lsn: Lsn | None
+    made: bool  #: the job created the table
+    filled: bool  #: the job put rows into it, so a new instance may empty it
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRow:
+    """One key range of a big table: [low, high), None is open; copied iff `snapshot_lsn` is known."""
+
+    schema: str
+    name: str
+    chunk: int
+    low: int | None
+    high: int | None
+    snapshot_lsn: Lsn | None
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableProgress:
+    """How far the copy of one table is."""
+
+    schema: str
+    name: str
+    phase: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A job's rows, as an operator reads them."""
+
+    key: str
+    instance: str
+    epoch: int
+    phase: str  #: creating, copying, streaming or done
+    position: str | None  #: LSN as text
+    slot: str | None
+    records: int  #: rows copied and changes applied, of this instance
+    bytes: int
+    tables: tuple[TableProgress, ...]
+    started: datetime
+    updated: datetime
+
+
+def job_key(name: str, deployment_id: str) -> str:
+    """The engine's name of a job: unique over all Prefect servers, fit for a slot's name."""
+    return f"{name}-{re.sub('[^0-9a-f]', '', deployment_id.lower())[:8]}"
+
+
+def slug(key: str) -> str:
+    """The key as a part of the names of slots and publications."""
+    return key.replace("-", "_")
+
+
+# -- the schema ----------------------------------------------------------------------------------
+
+
+def ensure_schema(connection: Connection) -> None:
+    """Create the rows' tables where they are missing; two jobs may do so at the same time."""
+    with translating(f"create schema {SCHEMA} at the target"):
+        if not has_schema(connection):
+            with connection.transaction():
+                connection.execute(
+                    "select pg_advisory_xact_lock(hashtextextended(%s, 0))", (SCHEMA,)
+                )
+                connection.execute(_DDL)
+
+
+def has_schema(connection: Connection) -> bool:
+    """Whether all tables of the state are there."""
+    found = connection.execute(
+        "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+        " where n.nspname = %s and c.relname = any(%s)",
+        (SCHEMA, list(_TABLES)),
+    ).fetchone()
+    return found is not None and found[0] == len(_TABLES)
+
+
+def drop_rows(connection: Connection, key: str) -> None:
+    """Forget the job; the schema goes with the last one."""
+    with translating("remove the job's rows from the target"), connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (SCHEMA,))
+        if not has_schema(connection):
+            return
+        connection.execute("delete from prefect_datasync.job where job = %s", (key,))
+        left = connection.execute("select exists (select from prefect_datasync.job)").fetchone()
+        if left == (False,):
+            connection.execute("drop schema prefect_datasync cascade")
+
+
+# -- the lock ------------------------------------------------------------------------------------
+
+
+def try_lock(connection: Connection, key: str) -> bool:
+    """Take the job's lock for the life of the connection, if nobody holds it."""
+    row = connection.execute(
+        "select pg_try_advisory_lock(hashtextextended(%s, 0))", (f"{SCHEMA}:{key}",)
+    ).fetchone()
+    return row == (True,)
+
+
+def lock(
+    connection: Connection, key: str, wait_s: float, stop: Callable[[], object | None]
+) -> None:
+    """Take the job's lock, waiting for an attempt that is still draining.
+
+    Raises:
+        JobBusy: another process held it for *wait_s* seconds.
+    """
+    deadline = time.monotonic() + wait_s
+    while not try_lock(connection, key):
+        if time.monotonic() > deadline or stop() is not None:
+            raise JobBusy(
+                f"another process holds the lock of job {key} at the target",
+                do="wait until it ends, or pause it; `datasync status` names it",
+            )
+        time.sleep(0.1)
+
+
+def lock_is_free(target: Server, key: str) -> bool:
+    """Whether no process holds the job. Takes the lock for a moment."""
+    with connect(target, f"datasync {key} look") as connection:
+        return try_lock(connection, key)
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def _lsn(text: Any) -> Lsn | None:
+    return None if text is None else parse_lsn(str(text))
+
+
+def read_job(connection: Connection, key: str) -> JobRow | None:
+    """The job's row; None when it has none."""
+    row = connection.execute(
+        "select job, instance, epoch, phase, source_sysid, source_timeline, source_db::bigint, slot,"
+        " slot_generation, publications, binary_stream, pos::text, last_commit_ts, records, bytes,"
+        " started, updated from prefect_datasync.job where job = %s",
+        (key,),
+    ).fetchone()
+    return None if row is None else JobRow(*row[:11], _lsn(row[11]), *row[12:])
+
+
+def read_tables(connection: Connection, key: str) -> tuple[TableRow, ...]:
+    """The job's tables, by name."""
+    rows = connection.execute(
+        "select nsp, rel, relid::bigint, phase, snapshot_lsn::text, made, filled, rows_copied, bytes_copied"
+        " from prefect_datasync.job_table where job = %s order by nsp, rel",
+        (key,),
+    ).fetchall()
+    return tuple(TableRow(*row[:4], _lsn(row[4]), *row[5:]) for row in rows)
+
+
+def read_chunks(connection: Connection, key: str) -> tuple[ChunkRow, ...]:
+    """The chunks of the job's big tables, by table and number."""
+    rows = connection.execute(
+        "select nsp, rel, chunk, low, high, snapshot_lsn::text, rows_copied, bytes_copied"
+        " from prefect_datasync.job_chunk where job = %s order by nsp, rel, chunk",
+        (key,),
+    ).fetchall()
+    return tuple(ChunkRow(*row[:5], _lsn(row[5]), *row[6:]) for row in rows)
+
+
+def checkpoint(connection: Connection, key: str) -> Checkpoint | None:
+    """The job's rows as one value; None when it has none."""
+    if not has_schema(connection):
+        return None
+    with connection.transaction():
+        connection.execute("set transaction isolation level repeatable read, read only")
+        job = read_job(connection, key)
+        if job is None:
+            return None
+        tables = read_tables(connection, key)
+        chunks = read_chunks(connection, key)
+    partly: dict[tuple[str, str], tuple[int, int]] = {}
+    for chunk in chunks:
+        rows, size = partly.get((chunk.schema, chunk.name), (0, 0))
+        partly[chunk.schema, chunk.name] = (rows + chunk.rows, size + chunk.bytes)
+    progress = []
+    for table in tables:
+        rows, size = partly.get((table.schema, table.name), (table.rows, table.bytes))
+        progress.append(TableProgress(table.schema, table.name, table.phase, rows, size))
+    return Checkpoint(
+        key=key,
+        instance=job.instance,
+        epoch=job.epoch,
+        phase=job.phase,
+        position=None if job.pos is None else format_lsn(job.pos),
+        slot=job.slot,
+        records=job.records + sum(t.rows for t in progress),
+        bytes=job.bytes + sum(t.bytes for t in progress),
+        tables=tuple(progress),
+        started=job.started.astimezone(UTC),
+        updated=job.updated.astimezone(UTC),
+    )
+
+
+def read_checkpoint(target: Server, key: str) -> Checkpoint | None:
+    """The job's rows, read over a connection of their own.
+
+    Raises:
+        TransientError, ConnectFailed: the target does not answer.
+    """
+    with connect(target, f"datasync {key} look") as connection, translating("read the checkpoint"):
+        return checkpoint(connection, key)
+
+
+# -- writing -------------------------------------------------------------------------------------
+
+
+def claim(
+    connection: Connection, key: str, instance: str, holder: str, *, again: bool = False
+) -> tuple[JobRow, bool]:
+    """Fence off every earlier attempt: raise the epoch, making the row if there is none.
+
+    With *again* only an attempt of the same instance is fenced off.
+
+    The row lock also waits for a lost attempt whose COMMIT is still under way, so the position that
+    comes back is final.
+
+    Returns:
+        The row, and whether it is of this instance: if not, it is what an earlier instance left.
+    """
+    with translating("take the job over"), connection.transaction():
+        connection.execute(
+            "insert into prefect_datasync.job (job, instance, epoch, holder, phase)"
+            " values (%s, %s, 1, %s, 'creating')"
+            " on conflict (job) do update set epoch = job.epoch + 1, holder = excluded.holder"
+            " where not %s or job.instance = excluded.instance",
+            (key, instance, holder, again),
+        )
+        row = read_job(connection, key)
+    assert row is not None
+    return row, row.instance == instance
+
+
+def begin_instance(connection: Connection, key: str, epoch: int, instance: str) -> JobRow:
+    """Forget the earlier instance's phases and counters; the slot's generation goes on."""
+    with translating("begin a new instance"), connection.transaction():
+        connection.execute("delete from prefect_datasync.job_chunk where job = %s", (key,))
+        connection.execute(
+            "update prefect_datasync.job_table set phase = 'pending', snapshot_lsn = null,"
+            " rows_copied = 0, bytes_copied = 0 where job = %s",
+            (key,),
+        )
+        update(
+            connection,
+            key,
+            epoch,
+            "instance = %s, phase = 'creating', slot = null, pos = null, publications = null,"
+            " last_commit_lsn = null, last_commit_ts = null, txns = 0, records = 0, bytes = 0,"
+            " started = now(), source_sysid = null, source_timeline = null, source_db = null",
+            (instance,),
+        )
+        row = read_job(connection, key)
+    assert row is not None
+    return row
+
+
+def update(
+    connection: Connection, key: str, epoch: int, setting: str, values: tuple[Any, ...]
+) -> None:
+    """Change the job's row, if the epoch is still ours.
+
+    Raises:
+        Fenced: it is not.
+    """
+    done = connection.execute(
+        f"update prefect_datasync.job set {setting}, updated = now() where job = %s and epoch = %s",  # type: ignore[arg-type]
+        (*values, key, epoch),
+    )
+    if done.rowcount != 1:
+        raise fenced(key)
+
+
+def fenced(key: str) -> Fenced:
+    """The error of an attempt that another one has superseded."""
+    return Fenced(f"a newer attempt owns job {key}", effect="This process stopped without writing")

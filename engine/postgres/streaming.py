@@ -1,0 +1,226 @@
+"""The stream stage of an instance: sessions of `engine.stream`, one after the other, until it is stopped.
+
+A session begins with a look at everything that must hold (INV1 to INV3), and ends with `stop` or an error.
+After a fault that heals by itself the job waits, takes itself over with a new epoch (which also waits for
+the outcome of a COMMIT that was under way), reads the position and goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from prefect_datasync.engine.errors import Fenced, TransientError
+from prefect_datasync.engine.metrics import Kpis, Meter
+from prefect_datasync.engine.postgres import publication, slot, state
+from prefect_datasync.engine.postgres.apply import PostgresApplier
+from prefect_datasync.engine.postgres.catalog import Table, read_tables
+from prefect_datasync.engine.postgres.feed import FarBehind, Feed
+from prefect_datasync.engine.postgres.hold import Hold
+from prefect_datasync.engine.postgres.pull import Pull
+from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+from prefect_datasync.engine.postgres.table_copy import take_replica_role
+from prefect_datasync.engine.postgres.target_table import TargetTable, read_target_tables
+from prefect_datasync.engine.postgres.walsender import Walsender
+from prefect_datasync.engine.snapshot import CopyRule
+from prefect_datasync.engine.spec import SyncSpec
+from prefect_datasync.engine.stream import Applied, Replication
+
+REPORT_S = 2.0
+LOOK_S = 10.0  #: how often the lock is proved
+PUBLICATION_S = 60.0  #: how often the publications are compared with what was recorded
+LONGEST_PAUSE_S = 30.0
+
+
+class StreamStage:
+    """One attempt's stream."""
+
+    def __init__(
+        self,
+        hold: Hold,
+        source: Server,
+        target: Server,
+        spec: SyncSpec,
+        *,
+        stop: Callable[[], object | None],
+        say: Callable[[str], None],
+        meter: Meter,
+    ) -> None:
+        self._hold, self._source, self._target, self._spec = hold, source, target, spec
+        self._stop, self._say, self._meter = stop, say, meter
+        self._report: Callable[[Kpis], None] = lambda kpis: None
+        self._reported = self._looked = self._compared = 0.0
+        self._feed: Feed | None = None
+        self._replication: Replication | None = None
+
+    def run(self, report: Callable[[Kpis], None]) -> None:
+        """Stream until `stop` answers.
+
+        Args:
+            report: told the indicators about every `REPORT_S`.
+
+        Raises:
+            DatasyncError: a fault that waiting does not heal.
+        """
+        self._report = report
+        faults = 0
+        while self._stop() is None:
+            began = time.monotonic()
+            try:
+                self._session()
+                return
+            except FarBehind as exc:
+                self._say(str(exc))
+            except TransientError as exc:
+                faults = 1 if time.monotonic() - began > LONGEST_PAUSE_S else faults + 1
+                self._meter.reconnecting = True
+                self._say(f"{exc} Attempt {faults} to reconnect follows.")
+                self._wait(min(LONGEST_PAUSE_S, 0.25 * 2**faults))
+            self._take_over()
+
+    # -- one session -----------------------------------------------------------------------------
+
+    def _session(self) -> None:
+        hold, key, spec = self._hold, self._hold.key, self._spec
+        row = hold.row
+        assert row.slot is not None
+        assert row.pos is not None
+        system = slot.identify(self._source, f"datasync {key} identify")
+        with connect(self._source, f"datasync {key} check") as source:
+            slot.check_invariants(source, system, row)
+            publications = publication.existing(source, key)
+            publication.check(source, publications, row.publications)
+            self._meter.clock_offset_s = clock_offset_s(source)
+            tables = {t.relid: t for t in read_tables(source, spec.selects)}
+        applying = connect(self._target, f"datasync {key} apply")
+        try:
+            with translating("prepare the target's session"):
+                take_replica_role(applying)
+                target = PostgresApplier(
+                    applying, key, row.epoch, row.pos,
+                    tables=tables,
+                    targets=self._targets(tables),
+                    copied=self._copied(tables),
+                    binary=row.binary_stream,
+                )  # fmt: skip
+            self._feed = feed = self._open_feed(row, publications)
+            try:
+                self._replication = Replication(
+                    feed, target, row.pos,
+                    batch_rows=spec.batch_rows,
+                    batch_bytes=spec.batch_bytes,
+                    stop=self._tick,
+                    applied=self._applied,
+                    now=time.monotonic,
+                )  # fmt: skip
+                self._meter.reconnecting = False
+                self._replication.run()
+            finally:
+                self._replication = None
+                feed.close()
+        finally:
+            applying.close()
+
+    def _open_feed(self, row: state.JobRow, publications: tuple[str, ...]) -> Feed:
+        key, binary = self._hold.key, row.binary_stream
+        assert row.slot is not None
+        assert row.pos is not None
+        name, application = row.slot, f"datasync {key} stream"
+        return Feed(
+            lambda: Pull(self._source, application, name, publications, binary),
+            lambda start: Walsender(self._source, application, name, publications, start, binary),
+            row.pos,
+        )
+
+    def _targets(self, tables: dict[int, Table]) -> dict[int, TargetTable]:
+        found = read_target_tables(
+            self._hold.connection, [t.full_name for t in tables.values() if t.kind == "r"]
+        )
+        return {relid: found[t.full_name] for relid, t in tables.items() if t.full_name in found}
+
+    def _copied(self, tables: dict[int, Table]) -> dict[int, CopyRule]:
+        """What the copy of each table holds; tables that came later than the job are left out."""
+        connection, key = self._hold.connection, self._hold.key
+        pieces: dict[tuple[str, str], list[tuple[int | None, int]]] = {}
+        for chunk in state.read_chunks(connection, key):
+            if chunk.snapshot_lsn is not None:
+                pieces.setdefault((chunk.schema, chunk.name), []).append(
+                    (chunk.low, chunk.snapshot_lsn)
+                )
+        by_name = {t.full_name: t for t in tables.values()}
+        rules: dict[int, CopyRule] = {}
+        for row in state.read_tables(connection, key):
+            table = by_name.get((row.schema, row.name))
+            if table is None or row.snapshot_lsn is None:
+                continue
+            parts = pieces.get(table.full_name)
+            if parts:
+                lsns = [lsn for _, lsn in parts]
+                rule = CopyRule(min(lsns), max(lsns), table.chunk_key, tuple(parts))
+            else:
+                rule = CopyRule(row.snapshot_lsn, row.snapshot_lsn)
+            rules[row.relid] = rule
+        return rules
+
+    # -- while it runs ---------------------------------------------------------------------------
+
+    def _applied(self, step: Applied) -> None:
+        self._meter.add(time.time(), step.records, step.bytes, step.commit_time_us)
+
+    def _tick(self) -> object | None:
+        now = time.monotonic()
+        if now - self._reported >= REPORT_S:
+            self._reported = now
+            replication, feed = self._replication, self._feed
+            busy = replication is not None and replication.pending
+            behind = feed is not None and (feed.lag_bytes or 0) > 0
+            self._meter.waiting(time.time(), busy or behind)
+            self._report(self._meter.kpis(time.time()))
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            with translating("prove the job's lock"):
+                self._hold.connection.execute("select 1")
+        if now - self._compared >= PUBLICATION_S:
+            if self._compared:
+                self._compare_publications()
+            self._compared = now
+        return self._stop()
+
+    def _compare_publications(self) -> None:
+        key = self._hold.key
+        with connect(self._source, f"datasync {key} check") as source:
+            names = publication.existing(source, key)
+            publication.check(source, names, self._hold.row.publications)
+
+    # -- after a fault ---------------------------------------------------------------------------
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self._stop() is None:
+            time.sleep(0.1)
+            now = time.monotonic()
+            if now - self._reported >= REPORT_S:
+                self._reported = now
+                self._report(self._meter.kpis(time.time()))
+
+    def _take_over(self) -> None:
+        """Hold the job again, with a new epoch and the position that the target has now."""
+        pause = 0.5
+        while self._stop() is None:
+            try:
+                self._hold.take_over(self._stop)
+                return
+            except Fenced:
+                raise
+            except TransientError as exc:
+                self._say(str(exc))
+                self._wait(pause)
+                pause = min(LONGEST_PAUSE_S, pause * 2)
+
+
+def clock_offset_s(source: Connection) -> float:
+    """The source's clock minus ours, in seconds, to half a round trip."""
+    before = time.time()
+    row = source.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
+    assert row is not None
+    return float(row[0]) - (before + time.time()) / 2

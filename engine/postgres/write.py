@@ -1,0 +1,377 @@
+"""Fold steps as statements of the target.
+
+Many rows are written set by set: COPY straight into the table, or into a stage table from which one
+statement updates or deletes. A few are written one by one, which costs less than a stage. Every update and
+delete must hit exactly the rows it names: anything else means that source and target have diverged.
+
+A table with further unique constraints gets its updates as one delete and one insert of all changed rows:
+the states between two rows' updates may collide, the state before and the state after cannot.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+
+import psycopg
+from psycopg import pq
+
+from prefect_datasync.engine.changes import Row
+from prefect_datasync.engine.errors import DataError
+from prefect_datasync.engine.fold import Append, Clear, Merge, OneByOne, Op, Step
+from prefect_datasync.engine.postgres.catalog import quote
+from prefect_datasync.engine.postgres.pgoutput import NULL_BINARY, NULL_TEXT
+from prefect_datasync.engine.postgres.target_table import Binding
+
+FEW_ROWS = 12  #: up to so many rows of a merge are written one by one
+STAGES = 60  #: stage tables kept at once: each costs a little at every commit
+
+#: A stage is joined to a table by its key's index: forced, since the planner knows no stage's size.
+SESSION = (
+    "set enable_hashjoin = off; set enable_mergejoin = off; set enable_seqscan = off; set jit = off;"
+    " set temp_buffers = '64MB'; set work_mem = '32MB'"
+)
+_HEADER = b"PGCOPY\n\xff\r\n\0" + b"\0" * 8
+_TRAILER = b"\xff\xff"
+_UNESCAPE = re.compile(rb"\\(.)", re.DOTALL)
+_CONTROL = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
+
+Bindings = Mapping[int, Binding]
+
+
+class Writer:
+    """Writes steps on an open connection; transactions are the caller's.
+
+    Args:
+        pg: libpq's connection, used by nobody else.
+        binary: the form of the rows.
+    """
+
+    def __init__(self, pg: pq.abc.PGconn, binary: bool) -> None:
+        self._pg, self._binary = pg, binary
+        self._null = NULL_BINARY if binary else NULL_TEXT
+        self._format = "(FORMAT binary)" if binary else "(FORMAT text)"
+        self._stages: dict[str, bool] = {}  # by name; True: filled in the open transaction
+        self.execute(SESSION)
+
+    # -- statements ------------------------------------------------------------------------------
+
+    def execute(self, sql: str) -> pq.abc.PGresult:
+        """Run a statement.
+
+        Raises:
+            psycopg.Error: it failed.
+        """
+        return _checked(self._pg, self._pg.exec_(sql.encode()))
+
+    def query(self, sql: str, values: Sequence[str | None]) -> pq.abc.PGresult:
+        """Run a statement with text parameters."""
+        sent = [None if v is None else v.encode() for v in values]
+        return _checked(self._pg, self._pg.exec_params(sql.encode(), sent))
+
+    def commit(self) -> None:
+        """Commit; the stages are empty afterwards."""
+        self.execute("commit")
+        for name in self._stages:
+            self._stages[name] = False
+        for name in list(self._stages)[: max(0, len(self._stages) - STAGES)]:
+            self._drop(name)
+
+    def roll_back(self) -> None:
+        """Roll back; stages made by the transaction are gone, so all are made anew."""
+        self.execute("rollback")
+        for name in list(self._stages):
+            self._drop(name)
+
+    def forget(self, binding: Binding) -> None:
+        """Drop the stages of a table whose shape has changed."""
+        for name in list(self._stages):
+            if name.startswith(f"datasync_{binding.shape.relid}_"):
+                self._drop(name)
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def write(self, step: Step, bindings: Bindings) -> None:
+        """Write one step.
+
+        Raises:
+            DataError: code ROW_MISSING, an update or delete did not hit its rows.
+            psycopg.Error: a statement failed.
+        """
+        if isinstance(step, Append):
+            binding = bindings[step.relid]
+            self._copy(binding.table.qualified, binding.column_list, step.rows)
+        elif isinstance(step, Merge):
+            self._merge(bindings[step.relid], step)
+        elif isinstance(step, OneByOne):
+            for op, old, new in step.changes:
+                self._one(bindings[step.relid], op, old, new)
+        else:
+            self._clear(step, bindings)
+
+    def _merge(self, binding: Binding, step: Merge) -> None:
+        changed = len(step.deletes) + len(step.updates)
+        if changed <= FEW_ROWS and not (binding.swaps and changed + len(step.inserts) > 1):
+            for key in step.deletes:
+                self._delete_key(binding, key)
+            for row in step.updates:
+                self._update_key(binding, [row[i] for i in binding.key], row)
+        elif binding.swaps:
+            self._replace(binding, step)
+        else:
+            self._delete_keys(binding, step.deletes)
+            for unknown, rows in _by_unknown(step.updates).items():
+                self._update_set(binding, unknown, rows)
+        if step.inserts:
+            self._copy(binding.table.qualified, binding.column_list, step.inserts)
+
+    def _update_set(self, binding: Binding, unknown: tuple[int, ...], rows: list[Row]) -> None:
+        columns = binding.settable(unknown)
+        if not columns:
+            return
+        stage = self._fill(binding, "rows", binding.column_list, self._placed(unknown, rows))
+        self._expect(
+            f"update {binding.table.qualified} t set {_assignments(columns, 's')} from {stage} s"
+            f" where {binding.matches('t', 's')}",
+            len(rows),
+            binding,
+        )
+
+    def _replace(self, binding: Binding, step: Merge) -> None:
+        """Updates as a delete and an insert of whole rows, through a second stage that collects them."""
+        names, match = binding.column_list, binding.matches("t", "s")
+        table = binding.table.qualified
+        whole = self._stage(binding, "whole", names)
+        for unknown, rows in _by_unknown(step.updates).items():
+            if not unknown:
+                self._copy(whole, names, rows)
+                continue
+            stage = self._fill(binding, "rows", names, self._placed(unknown, rows))
+            sets = _assignments([binding.columns[i] for i in unknown], "t")
+            self._expect(
+                f"update {stage} s set {sets} from {table} t where {match}", len(rows), binding
+            )
+            self.execute(f"insert into {whole} select * from {stage}")
+        updated = [tuple([row[i] for i in binding.key]) for row in step.updates]
+        self._delete_keys(binding, [*step.deletes, *updated])
+        self.execute(
+            f"insert into {table} ({names}) overriding system value select {names} from {whole}"
+        )
+
+    def _delete_keys(self, binding: Binding, keys: Sequence[Sequence[bytes | None]]) -> None:
+        if not keys:
+            return
+        stage = self._fill(binding, "keys", binding.key_list, keys)
+        self._expect(
+            f"delete from {binding.table.qualified} t using {stage} s"
+            f" where {binding.matches('t', 's')}",
+            len(keys),
+            binding,
+        )
+
+    def _placed(self, unknown: tuple[int, ...], rows: list[Row]) -> list[Row]:
+        """The rows with NULL in the place of what was not sent."""
+        if not unknown:
+            return rows
+        return [[self._null if value is None else value for value in row] for row in rows]
+
+    # -- row by row ------------------------------------------------------------------------------
+
+    def _one(self, binding: Binding, op: Op, old: Row | None, new: Row | None) -> None:
+        if op is Op.INSERT:
+            assert new is not None
+            self._copy(binding.table.qualified, binding.column_list, [new])
+            return
+        assert old is not None
+        if binding.key:
+            assert new is not None
+            self._update_key(binding, [old[i] for i in binding.key], new, key_too=True)
+        elif new is None:
+            self._whole(binding, "delete from", "", [], old)
+        else:
+            sets, values = self._sets(binding, new, key_too=True)
+            self._whole(binding, "update", sets, values, old)
+
+    def _update_key(
+        self, binding: Binding, key: Sequence[bytes | None], row: Row, *, key_too: bool = False
+    ) -> None:
+        sets, values = self._sets(binding, row, key_too=key_too)
+        if not sets:
+            return
+        where = self._key_condition(binding, len(values))
+        self._exec_one(
+            binding,
+            f"update {binding.table.qualified} t set {sets} where {where}",
+            [*values, *map(self._value, key)],
+        )
+
+    def _delete_key(self, binding: Binding, key: Sequence[bytes | None]) -> None:
+        self._exec_one(
+            binding,
+            f"delete from {binding.table.qualified} t where {self._key_condition(binding, 0)}",
+            list(map(self._value, key)),
+        )
+
+    def _key_condition(self, binding: Binding, before: int) -> str:
+        return " and ".join(
+            f"t.{quote(name)} {binding.equality(name)} ${nr}::{binding.table.columns[name].type_sql}"
+            for nr, name in enumerate((binding.columns[i] for i in binding.key), before + 1)
+        )
+
+    def _sets(self, binding: Binding, row: Row, *, key_too: bool) -> tuple[str, list[bytes | None]]:
+        wanted = [
+            i
+            for i, name in enumerate(binding.columns)
+            if row[i] is not None
+            and (key_too or i not in binding.key)
+            and not binding.table.columns[name].always_identity
+        ]
+        sets = ", ".join(f"{quote(binding.columns[i])} = ${n}" for n, i in enumerate(wanted, 1))
+        return sets, [self._value(row[i]) for i in wanted]
+
+    def _whole(
+        self, binding: Binding, verb: str, sets: str, values: list[bytes | None], old: Row
+    ) -> None:
+        """Change one of the rows that equal *old* byte for byte: replica identity FULL without a key."""
+        names = binding.columns
+        types = [binding.table.columns[name].type_sql for name in names]
+        at = len(values)
+        mine = ", ".join(f"x.{quote(name)}" for name in names)
+        theirs = ", ".join(f"${at + n}::{sql}" for n, sql in enumerate(types, 1))
+        table = binding.table.qualified
+        self._exec_one(
+            binding,
+            f"{verb} {table} t {'set ' + sets if sets else ''} where t.ctid = (select x.ctid from"
+            f" {table} x where row({mine})::record operator(pg_catalog.*=) row({theirs})::record limit 1)",
+            [*values, *map(self._value, old)],
+        )
+
+    def _exec_one(self, binding: Binding, sql: str, values: list[bytes | None]) -> None:
+        form = int(self._binary)
+        result = _checked(
+            self._pg, self._pg.exec_params(sql.encode(), values, None, [form] * len(values))
+        )
+        if result.command_tuples != 1:
+            raise _missing(binding, 1, result.command_tuples or 0)
+
+    def _value(self, part: bytes | None) -> bytes | None:
+        """A column of COPY as a parameter."""
+        if part is None or part == self._null:
+            return None
+        if self._binary:
+            return part[4:]
+        if b"\\" not in part:
+            return part
+        return _UNESCAPE.sub(lambda found: _CONTROL.get(found[1], found[1]), part)
+
+    # -- stages and COPY -------------------------------------------------------------------------
+
+    def _fill(
+        self, binding: Binding, kind: str, names: str, rows: Sequence[Sequence[bytes | None]]
+    ) -> str:
+        stage = self._stage(binding, kind, names)
+        self._copy(stage, names, rows)
+        return stage
+
+    def _stage(self, binding: Binding, kind: str, names: str) -> str:
+        """An empty stage table with the named columns of the binding's table."""
+        name = f"datasync_{binding.shape.relid}_{kind}"
+        quoted = f'pg_temp."{name}"'
+        filled = self._stages.pop(name, None)
+        if filled is None:
+            self.execute(
+                f'create temp table "{name}" on commit delete rows as'
+                f" select {names} from {binding.table.qualified} with no data"
+            )
+        elif filled:
+            self.execute(f"truncate {quoted}")
+        self._stages[name] = True  # at the end: the first is the one used least recently
+        return quoted
+
+    def _drop(self, name: str) -> None:
+        del self._stages[name]
+        self.execute(f'drop table if exists pg_temp."{name}"')
+
+    def _copy(self, table: str, names: str, rows: Sequence[Sequence[bytes | None]]) -> None:
+        pg = self._pg
+        started = pg.exec_(f"copy {table} ({names}) from stdin {self._format}".encode())
+        if started.status != pq.ExecStatus.COPY_IN:
+            _checked(pg, started)
+        data = _binary_rows(rows) if self._binary else _text_rows(rows)
+        pg.put_copy_data(data)
+        pg.put_copy_end()
+        result = _checked(pg, pg.get_result())
+        while pg.get_result() is not None:
+            pass
+        if result.command_tuples != len(rows):
+            raise DataError(
+                f"{table} took {result.command_tuples} of {len(rows)} rows",
+                effect="The transaction was rolled back",
+                do="look for a rule or trigger at the target's table",
+                code="COPY_UNEQUAL",
+            )
+
+    def _expect(self, sql: str, rows: int, binding: Binding) -> None:
+        done = self.execute(sql).command_tuples
+        if done != rows:
+            raise _missing(binding, rows, done or 0)
+
+    def _clear(self, step: Clear, bindings: Bindings) -> None:
+        tables = ", ".join(bindings[relid].table.qualified for relid in step.relids)
+        again = " restart identity" if step.restart_identity else ""
+        self.execute(f"truncate {tables}{again}")
+
+
+def _checked(pg: pq.abc.PGconn, result: pq.abc.PGresult | None) -> pq.abc.PGresult:
+    if result is None:
+        raise psycopg.OperationalError("the connection was lost")
+    if result.status in (
+        pq.ExecStatus.COMMAND_OK,
+        pq.ExecStatus.TUPLES_OK,
+        pq.ExecStatus.EMPTY_QUERY,
+    ):
+        return result
+    while pg.get_result() is not None:  # an error ends the answer of a COPY
+        pass
+    if pg.status != pq.ConnStatus.OK:
+        raise psycopg.OperationalError("the connection was lost")
+    raise psycopg.errors.error_from_result(result)
+
+
+def _binary_rows(rows: Sequence[Sequence[bytes | None]]) -> bytes:
+    out: list[bytes] = [_HEADER]
+    count = struct.pack(">H", len(rows[0])) if rows else b""
+    for row in rows:
+        out.append(count)
+        out += row  # type: ignore[arg-type]
+    out.append(_TRAILER)
+    return b"".join(out)
+
+
+def _text_rows(rows: Iterable[Sequence[bytes | None]]) -> bytes:
+    lines = [b"\t".join(row) for row in rows]  # type: ignore[arg-type]
+    lines.append(b"")
+    return b"\n".join(lines)
+
+
+def _by_unknown(rows: list[Row]) -> dict[tuple[int, ...], list[Row]]:
+    """Rows by the positions of the values that were not sent."""
+    groups: dict[tuple[int, ...], list[Row]] = {}
+    for row in rows:
+        unknown = tuple([i for i, v in enumerate(row) if v is None]) if None in row else ()
+        groups.setdefault(unknown, []).append(row)
+    return groups
+
+
+def _assignments(columns: Sequence[str], alias: str) -> str:
+    return ", ".join(f"{quote(name)} = {alias}.{quote(name)}" for name in columns)
+
+
+def _missing(binding: Binding, wanted: int, done: int) -> DataError:
+    return DataError(
+        f"{wanted} row(s) of {binding.shape.name} were to be changed and {done} were found at the target",
+        effect="The transaction was rolled back; the target no longer equals the source",
+        do="find out who writes to the target, then `datasync restart JOB`",
+        code="ROW_MISSING",
+    )

@@ -1,0 +1,300 @@
+"""receive -> fold -> apply -> acknowledge: the whole path of the changes.
+
+Guarantee: a source transaction is applied iff its commit is not before the recorded position, the target
+commits only at ends of source transactions, and the source is told of a position only after the target
+has made it durable. So after any stop the target holds exactly the transactions before one position.
+
+While one batch is written by a thread of its own, the next is received and folded. A transaction larger
+than a batch is written piece by piece into one open target transaction, so memory stays constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from prefect_datasync.engine.changes import (
+    Begin,
+    Commit,
+    Delete,
+    Heartbeat,
+    Insert,
+    Relation,
+    Truncate,
+    Update,
+)
+from prefect_datasync.engine.errors import DataError
+from prefect_datasync.engine.fold import Fold, TableFold
+from prefect_datasync.engine.ports import Applier, Batch, ChangeStream
+
+IDLE_POSITION_BYTES = (
+    16 * 1024 * 1024
+)  #: an idle position is recorded after so much foreign WAL ...
+IDLE_POSITION_S = 10.0  #: ... or so much time, whichever comes first
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One durable step forward."""
+
+    position: int
+    records: int
+    bytes: int
+    commit_time_us: int | None  #: of the last source transaction; None for an idle position
+
+
+class Replication:
+    """One run of the path, from a position until `stop` or an error.
+
+    Args:
+        position: what the target has recorded.
+        batch_rows, batch_bytes: when a batch is full; it then waits for the end of its transaction,
+            but not for longer than twice as much.
+        stop: asked at every batch and every idle moment; anything but None ends `run`. What was
+            received and is not applied by then is undone; the source will send it again.
+        applied: told of every durable step, on the calling thread.
+        now: seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        stream: ChangeStream,
+        target: Applier,
+        position: int,
+        *,
+        batch_rows: int,
+        batch_bytes: int,
+        stop: Callable[[], object | None],
+        applied: Callable[[Applied], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._stream, self._target = stream, target
+        self._batch_rows, self._batch_bytes = batch_rows, batch_bytes
+        self._stop, self._applied, self._now = stop, applied, now
+        self._durable = self._received = position
+        self._fold = Fold()
+        self._ignored: set[int] = set()  # relations of the publication that are not ours
+        self._table: TableFold | None = None  # of the last change: changes come in runs
+        self._relid = -1
+        self._begin: Begin | None = None  # the transaction that is being received
+        self._skip = False  # it is in the target already
+        self._end: Commit | None = None  # the last whole transaction in the fold
+        self._transactions = 0
+        self._open = False  # the target holds a part of the transaction that is being received
+        self._open_records = self._open_bytes = 0
+        self._halted = False
+        self._idle_at = now()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="apply")
+        self._writing: Future[None] | None = None
+        self._written: Batch | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether something was received that is not durable yet."""
+        return bool(self._begin or self._end or self._writing)
+
+    def run(self) -> None:
+        """Go until `stop`; on return everything that was applied is acknowledged."""
+        try:
+            while self._stop() is None:
+                waiting = self._writing is not None or self._end is not None
+                for change in self._stream.receive(0.002 if waiting else 0.2):
+                    self._take(change)
+                    if self._halted:
+                        break
+                self._reap(block=False)
+                if self._end is not None and self._begin is None and self._writing is None:
+                    self._write(self._end)
+                if self._stream.bounded:
+                    self._finish()
+            self._finish()
+        finally:
+            self._writer.shutdown(wait=True)
+        if self._open:
+            self._target.roll_back()
+
+    # -- receive and fold ------------------------------------------------------------------------
+
+    def _take(self, change: object) -> None:
+        kind = type(change)
+        if kind is Insert or kind is Update or kind is Delete:
+            if not self._skip:
+                self._row(change)  # type: ignore[arg-type]
+        elif kind is Begin:
+            self._begin = begin = change  # type: ignore[assignment]
+            self._skip = begin.commit_lsn < self._received  # type: ignore[attr-defined]
+        elif kind is Commit:
+            self._commit(change)  # type: ignore[arg-type]
+        elif kind is Relation:
+            self._relation(change)  # type: ignore[arg-type]
+        elif kind is Truncate:
+            if not self._skip:
+                self._truncate(change)  # type: ignore[arg-type]
+        elif kind is Heartbeat:
+            self._heartbeat(change)  # type: ignore[arg-type]
+
+    def _row(self, change: Insert | Update | Delete) -> None:
+        table, fold = self._table, self._fold
+        if change.relid != self._relid:
+            if change.relid in self._ignored:
+                return
+            table = fold.table(change.relid)
+            if table is None:
+                raise DataError(
+                    f"the stream holds a change of relation {change.relid} that it never described",
+                    effect="The transaction was not applied",
+                    code="STREAM_INCONSISTENT",
+                )
+            self._table, self._relid = table, change.relid
+        assert table is not None
+        assert self._begin is not None
+        shape = table.shape
+        if self._begin.commit_lsn < shape.copied_lsn and not self._admitted(table, change):
+            return
+        fold.records += 1
+        fold.bytes += change.size
+        if type(change) is Insert:
+            table.insert(change.row)
+        elif type(change) is Update:
+            table.update(change.old, change.row, change.unsent)
+        else:
+            table.delete(change.old)  # type: ignore[arg-type]
+        if fold.records >= 2 * self._batch_rows or fold.bytes >= 2 * self._batch_bytes:
+            self._write(None)
+
+    def _admitted(self, table: TableFold, change: Insert | Update | Delete) -> bool:
+        """Whether a row belongs to the stream although its table was copied later than the commit."""
+        admits, begin = table.shape.admits, self._begin
+        if admits is None or begin is None:
+            return False
+        if type(change) is not Update:
+            row = change.row if type(change) is Insert else change.old  # type: ignore[union-attr]
+            return admits(begin.commit_lsn, row)  # type: ignore[arg-type]
+        if change.old is None or table.same_key(change.old, change.row):
+            return admits(begin.commit_lsn, change.row)
+        # The row moves between two parts of the table that were copied at different times.
+        left, came = admits(begin.commit_lsn, change.old), admits(begin.commit_lsn, change.row)
+        if left and came:
+            return True
+        self._fold.records += 1
+        if left:
+            table.delete(change.old)
+        elif came:
+            if change.unsent:
+                raise _overtaken(
+                    f"a row of {table.shape.name} moved between parts that were copied at"
+                    " different times, and the source did not send all of its values"
+                )
+            table.insert(change.row)
+        return False
+
+    def _relation(self, relation: Relation) -> None:
+        shape = self._target.bind(relation)
+        self._relid = -1
+        if shape is None:
+            self._ignored.add(relation.relid)
+            return
+        known = self._fold.table(relation.relid)
+        if known is not None and known.shape != shape:
+            # Rows of the old shape are written with the old columns: the target rebinds only now.
+            self._write(None)
+            self._reap(block=True)
+        self._fold.bind(shape)
+
+    def _truncate(self, change: Truncate) -> None:
+        begin = self._begin
+        assert begin is not None
+        relids: list[int] = []
+        for relid in change.relids:
+            table = self._fold.table(relid)
+            if table is None or begin.commit_lsn < table.shape.first_copied_lsn:
+                continue
+            if begin.commit_lsn < table.shape.copied_lsn:
+                raise _overtaken(f"{table.shape.name} was truncated while parts of it were copied")
+            relids.append(relid)
+        if relids:
+            self._fold.clear(tuple(relids), change.restart_identity)
+
+    def _commit(self, commit: Commit) -> None:
+        skipped, self._begin, self._skip = self._skip, None, False
+        if skipped:
+            return
+        self._received = commit.end_lsn
+        self._end = commit
+        self._transactions += 1
+        fold = self._fold
+        if self._open or fold.records >= self._batch_rows or fold.bytes >= self._batch_bytes:
+            self._write(commit)
+
+    def _heartbeat(self, beat: Heartbeat) -> None:
+        self._reap(block=False)
+        if self._begin or self._end or self._writing or beat.position <= self._durable:
+            return
+        since = self._now() - self._idle_at
+        if (
+            since >= IDLE_POSITION_S
+            or beat.position - self._durable >= IDLE_POSITION_BYTES
+            or (beat.reply_wanted and since >= 1.0)
+        ):
+            self._target.record_position(beat.position)
+            self._received = beat.position
+            self._step_forward(beat.position, 0, 0, None)
+
+    # -- apply and acknowledge -------------------------------------------------------------------
+
+    def _write(self, end: Commit | None) -> None:
+        """Hand the fold to the writer, after the batch before it is done."""
+        self._reap(block=True)
+        records, size = self._fold.records, self._fold.bytes
+        batch = Batch(self._fold.take(), end, records, size, self._transactions)
+        self._relid = -1  # the fold hands out tables anew for each batch
+        self._transactions = 0
+        self._end = None
+        self._open = end is None
+        self._written = batch
+        self._writing = self._writer.submit(self._target.apply, batch)
+        self._halted = self._stop() is not None
+
+    def _reap(self, *, block: bool) -> None:
+        """Acknowledge the batch that was being written, if it is done."""
+        writing, batch = self._writing, self._written
+        if writing is None or batch is None:
+            return
+        while block and not writing.done():
+            wait([writing], 1.0)
+            self._stream.keep_alive()
+        if not writing.done():
+            return
+        self._writing = self._written = None
+        writing.result()
+        self._open_records += batch.records
+        self._open_bytes += batch.bytes
+        if batch.end is not None:
+            records, size = self._open_records, self._open_bytes
+            self._open_records = self._open_bytes = 0
+            self._step_forward(batch.end.end_lsn, records, size, batch.end.commit_time_us)
+
+    def _step_forward(
+        self, position: int, records: int, size: int, commit_time_us: int | None
+    ) -> None:
+        self._durable = position
+        self._idle_at = self._now()
+        self._stream.acknowledge(position)
+        self._applied(Applied(position, records, size, commit_time_us))
+
+    def _finish(self) -> None:
+        """Bring every whole transaction that was received to the target, if no part of one follows."""
+        self._reap(block=True)
+        if self._end is not None and self._begin is None:
+            self._write(self._end)
+            self._reap(block=True)
+
+
+def _overtaken(what: str) -> DataError:
+    return DataError(
+        what,
+        effect="The transaction was not applied",
+        do="run `datasync restart JOB`",
+        code="COPY_OVERTAKEN",
+    )
