@@ -154,12 +154,12 @@ class Replication:
             return
         fold.records += 1
         fold.bytes += change.size
-        if type(change) is Insert:
+        if isinstance(change, Insert):
             table.insert(change.row)
-        elif type(change) is Update:
+        elif isinstance(change, Update):
             table.update(change.old, change.row, change.unsent)
         else:
-            table.delete(change.old)  # type: ignore[arg-type]
+            table.delete(change.old)
         if fold.records >= 2 * self._batch_rows or fold.bytes >= 2 * self._batch_bytes:
             self._write(None)
 
@@ -168,9 +168,10 @@ class Replication:
         admits, begin = table.shape.admits, self._begin
         if admits is None or begin is None:
             return False
-        if type(change) is not Update:
-            row = change.row if type(change) is Insert else change.old  # type: ignore[union-attr]
-            return admits(begin.commit_lsn, row)  # type: ignore[arg-type]
+        if isinstance(change, Insert):
+            return admits(begin.commit_lsn, change.row)
+        if isinstance(change, Delete):
+            return admits(begin.commit_lsn, change.old)
         if change.old is None or table.same_key(change.old, change.row):
             return admits(begin.commit_lsn, change.row)
         # The row moves between two parts of the table that were copied at different times.

@@ -104,10 +104,15 @@ def create_before(target: Connection, plan: Blueprint) -> None:
     with translating("create tables at the target"):
         while at < len(plan.before):
             with target.transaction():
+                made = True
                 for done, statement in enumerate(plan.before[at:]):
-                    if done >= STATEMENTS_PER_TRANSACTION and statement.startswith("CREATE "):
-                        break
-                    _run(target, statement)
+                    if creates := statement.startswith("CREATE "):
+                        if done >= STATEMENTS_PER_TRANSACTION:
+                            break
+                        made = _run(target, statement)
+                    # what exists came with all that follows it
+                    if made and not creates:
+                        _run(target, statement)
                     at += 1
         there = {(s, n) for s, n, kind in target.execute(_RELATIONS) if kind in "rp"}
     if lost := [qualified(*name) for name in plan.created if name not in there]:
@@ -127,18 +132,19 @@ def create_after(target: Connection, plan_statements: Sequence[str]) -> None:
 
 
 _EXISTS = ("42P07", "42710", "42P06")  # duplicate relation, object, schema
-_EXISTS_TOO = {"42P16": "multiple primary keys", "42809": "is already a partition"}
+_SECOND_KEY = "42P16"  # "multiple primary keys", among others
 
 
-def _run(target: Connection, statement: str) -> None:
-    """As bytes and without parameters, so that a % in a name is only a %."""
+def _run(target: Connection, statement: str) -> bool:
+    """Whether it made something; as bytes and without parameters, so that a % in a name is only a %."""
     try:
         with target.transaction():
             target.execute(statement.encode())
     except psycopg.Error as exc:
-        state, said = exc.sqlstate or "", exc.diag.message_primary or ""
-        if state not in _EXISTS and _EXISTS_TOO.get(state, "\0") not in said:
-            raise
+        if exc.sqlstate in _EXISTS or (exc.sqlstate == _SECOND_KEY and "PRIMARY KEY" in statement):
+            return False
+        raise
+    return True
 
 
 def compare_tables(source_tables: Sequence[Table], target_tables: Sequence[Table]) -> list[str]:

@@ -81,7 +81,9 @@ class TableMaker:
         ground = self.ground
         ground.schema(table.schema)
         sequences = self._sequences.get(table.relid, ())
-        made = [s for s in sequences if s.how != "i" and self._make_sequence(s)]
+        for sequence in sequences:
+            if sequence.how != "i":
+                self._make_sequence(sequence)
         attached = table.parent is not None and self._exists(table.parent, "p")
         identities = {} if attached else {s.column: s for s in sequences if s.how == "i"}
         parts = [self._column(table, c, identities.get(c.name), attached) for c in table.columns]
@@ -92,7 +94,7 @@ class TableMaker:
                 raise _function_missing(f"the partition key of {table.qualified}", gone)
             create += f" PARTITION BY {table.partition_key_sql}"
         ground.statements.append(create)
-        for sequence in made:
+        for sequence in sequences:
             if sequence.how == "a":
                 column = f"{table.qualified}.{quote(sequence.column)}"
                 ground.statements.append(f"ALTER SEQUENCE {sequence.qualified} OWNED BY {column}")
@@ -113,14 +115,13 @@ class TableMaker:
         made = self._by_name.get(name)
         return made.kind == kind if made else self._relations.get(name) == kind
 
-    def _make_sequence(self, sequence: SequenceOf) -> bool:
-        if self._relations.get((sequence.schema, sequence.name)) == "S":
-            return False
-        self.ground.schema(sequence.schema)
-        self.ground.statements.append(
-            f"CREATE SEQUENCE IF NOT EXISTS {sequence.qualified} AS {sequence.type_sql} {sequence.options}"
-        )
-        return True
+    def _make_sequence(self, sequence: SequenceOf) -> None:
+        if self._relations.get((sequence.schema, sequence.name)) != "S":
+            self.ground.schema(sequence.schema)
+            self.ground.statements.append(
+                f"CREATE SEQUENCE IF NOT EXISTS {sequence.qualified}"
+                f" AS {sequence.type_sql} {sequence.options}"
+            )
 
     def _column(
         self, table: Table, column: Column, sequence: SequenceOf | None, attached: bool

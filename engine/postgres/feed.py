@@ -42,9 +42,11 @@ class Feed:
     ) -> None:
         self._open_stream = stream
         self._position = position
-        self._pull = pull() if pull is not None else None
+        self._caught_up = False
         self._stream: Walsender | None = None
         self._behind_since: float | None = None
+        self._pull = pull() if pull is not None else None
+        self.acknowledge(position)
 
     @property
     def bounded(self) -> bool:
@@ -58,16 +60,13 @@ class Feed:
 
     def receive(self, wait_s: float) -> Iterator[Change]:
         """See `ports.ChangeStream.receive`."""
-        if self._pull is not None:
+        if self._pull is not None and not self._caught_up:
             yield from self._pull.receive(wait_s)
-            if self._pull.messages >= NEARLY_EMPTY:
-                return
-            # `bounded` turns false only now, with the block handed over: the caller asks for it
-            # after the loop, so this last block may still be on its way when the stream opens.
-            # That is harmless: what comes twice is skipped by its commit LSN.
+            self._caught_up = self._pull.messages < NEARLY_EMPTY
+            return
+        if self._pull is not None:  # the last block is applied by now
             self._pull.close()
             self._pull = None
-            return
         if self._stream is None:
             self._stream = self._open_stream(self._position)
         yield from self._stream.receive(wait_s)
@@ -85,6 +84,11 @@ class Feed:
         """See `ports.ChangeStream.keep_alive`."""
         if self._stream is not None:
             self._stream.keep_alive()
+
+    def ask(self) -> None:
+        """Ask the source how far it is; its heartbeat is the answer."""
+        if self._stream is not None:
+            self._stream.ask()
 
     def close(self) -> None:
         """Release the slot."""

@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from prefect_datasync.engine.postgres import state
+from prefect_datasync.engine.postgres import state, state_schema
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 
 
@@ -49,13 +49,13 @@ class Hold:
     def peek(self) -> state.JobRow | None:
         """The job's row before it is taken over; None when there is none."""
         with translating("read the job's row"):
-            if not state.has_schema(self.connection):
+            if not state_schema.has_schema(self.connection):
                 return None
             return state.read_job(self.connection, self.key)
 
     def take(self, *, again: bool = False) -> None:
         """Raise the epoch, with the lock held; *again*: only if the job is still of this instance."""
-        state.ensure_schema(self.connection)
+        state_schema.ensure_schema(self.connection)
         holder = f"{socket.gethostname()}:{os.getpid()}"
         self._row, self.resumed = state.claim(
             self.connection, self.key, self.instance, holder, again=again

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import LiteralString, cast
 
 from prefect_datasync.engine.errors import StateError
 from prefect_datasync.engine.postgres.catalog import Identity, Table, literal, quote
@@ -155,4 +154,4 @@ def _wanted(publication: Publication) -> tuple[object, ...]:
 
 def _run(connection: Connection, sql: str) -> None:
     # As bytes and without parameters a % in a name is only a %.
-    connection.execute(cast(LiteralString, sql).encode())
+    connection.execute(sql.encode())

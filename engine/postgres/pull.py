@@ -7,15 +7,24 @@ again from the slot's restart point, so calls are large.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import psycopg
 from psycopg import pq
 
-from prefect_datasync.engine.changes import IDLE, Change
+from prefect_datasync.engine.changes import (
+    IDLE,
+    Begin,
+    Change,
+    Delete,
+    Insert,
+    Truncate,
+    Update,
+)
 from prefect_datasync.engine.errors import ProtocolError
 from prefect_datasync.engine.postgres.catalog import literal
 from prefect_datasync.engine.postgres.lsn import format_lsn
@@ -64,6 +73,17 @@ class Pull:
             self._advance()
             yield from self._block()
 
+    def first_commit_with_rows(self, position: int) -> int | None:
+        """The commit LSN of the first transaction from *position* on that holds changes; None: none."""
+        commit: int | None = None
+        with translating(self._where), contextlib.closing(self._block()) as changes:
+            for change in changes:
+                if isinstance(change, Begin):
+                    commit = change.commit_lsn if change.commit_lsn >= position else None
+                elif isinstance(change, Insert | Update | Delete | Truncate) and commit is not None:
+                    return commit
+        return None
+
     def acknowledge(self, position: int) -> None:
         """See `ports.ChangeStream.acknowledge`; it reaches the server with the next call or `close`."""
         self._durable = max(self._durable, position)
@@ -88,7 +108,7 @@ class Pull:
             )
             self._advanced = self._durable
 
-    def _block(self) -> Iterator[Change]:
+    def _block(self) -> Generator[Change, None, None]:
         pg, decode = self._connection.pgconn, self._decoder.decode
         self.messages = 0
         pg.send_query(self._query)

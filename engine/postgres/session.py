@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 from psycopg import pq
@@ -131,7 +131,7 @@ def connect(
     try:
         for since, name in PINNED_SINCE.items():
             if connection.info.server_version >= since:
-                connection.execute(cast(LiteralString, f"SET {name} = 0"))
+                connection.execute(f"SET {name} = 0".encode())
         if not autocommit:
             connection.commit()
     except psycopg.Error as exc:

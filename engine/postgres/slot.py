@@ -62,9 +62,11 @@ def slot_name(key: str, generation: int) -> str:
 
 def identify(server: Server, application: str) -> System:
     """The source's identity and how far its WAL is flushed."""
-    with contextlib.closing(connect(server, application, replication=True)) as connection:
-        with translating(f"identify {server.address}"):
-            row = connection.execute("IDENTIFY_SYSTEM").fetchone()
+    with (
+        contextlib.closing(connect(server, application, replication=True)) as connection,
+        translating(f"identify {server.address}"),
+    ):
+        row = connection.execute("IDENTIFY_SYSTEM").fetchone()
     assert row is not None
     return System(str(row[0]), int(row[1]), parse_lsn(str(row[2])))
 

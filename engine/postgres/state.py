@@ -16,48 +16,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect_datasync.engine.errors import Fenced, JobBusy
+from prefect_datasync.engine.postgres.catalog import OUR_SCHEMA
 from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn, parse_lsn
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
-
-SCHEMA = "prefect_datasync"
-
-_DDL = """
-create schema if not exists prefect_datasync;
-create table if not exists prefect_datasync.job (
-  job text primary key,
-  instance text not null,
-  epoch bigint not null,
-  holder text not null,
-  phase text not null check (phase in ('creating', 'copying', 'streaming', 'done')),
-  source_sysid text, source_timeline int, source_db oid,
-  slot text, slot_generation int not null default 0,
-  publications text,                      -- definition hash, as read when the slot was made
-  binary_stream boolean not null default false,
-  pos pg_lsn,                             -- null until the slot's consistent point is known
-  last_commit_lsn pg_lsn, last_commit_ts timestamptz,
-  txns bigint not null default 0, records bigint not null default 0, bytes bigint not null default 0,
-  started timestamptz not null default now(), updated timestamptz not null default now()
-) with (fillfactor = 50);
-create table if not exists prefect_datasync.job_table (
-  job text not null references prefect_datasync.job on delete cascade,
-  nsp text not null, rel text not null, relid oid not null,
-  phase text not null check (phase in ('pending', 'copied')),
-  snapshot_lsn pg_lsn,                    -- consistent point of the snapshot it was copied with
-  made boolean not null default false,    -- the job created the table
-  filled boolean not null default false,  -- the job put rows into it, so it may empty it
-  rows_copied bigint not null default 0, bytes_copied bigint not null default 0,
-  primary key (job, nsp, rel)
-);
-create table if not exists prefect_datasync.job_chunk (
-  job text not null, nsp text not null, rel text not null, chunk int not null,
-  low bigint, high bigint,                -- keys from low (inclusive) to high (exclusive); null is open
-  snapshot_lsn pg_lsn,                    -- null until it is copied
-  rows_copied bigint not null default 0, bytes_copied bigint not null default 0,
-  primary key (job, nsp, rel, chunk),
-  foreign key (job, nsp, rel) references prefect_datasync.job_table on delete cascade
-);
-"""
-_TABLES = ("job", "job_table", "job_chunk")
+from prefect_datasync.engine.postgres.state_schema import has_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,49 +112,13 @@ def slug(key: str) -> str:
     return key.replace("-", "_")
 
 
-# -- the schema ----------------------------------------------------------------------------------
-
-
-def ensure_schema(connection: Connection) -> None:
-    """Create the rows' tables where they are missing; two jobs may do so at the same time."""
-    with translating(f"create schema {SCHEMA} at the target"):
-        if not has_schema(connection):
-            with connection.transaction():
-                connection.execute(
-                    "select pg_advisory_xact_lock(hashtextextended(%s, 0))", (SCHEMA,)
-                )
-                connection.execute(_DDL)
-
-
-def has_schema(connection: Connection) -> bool:
-    """Whether all tables of the state are there."""
-    found = connection.execute(
-        "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace"
-        " where n.nspname = %s and c.relname = any(%s)",
-        (SCHEMA, list(_TABLES)),
-    ).fetchone()
-    return found is not None and found[0] == len(_TABLES)
-
-
-def drop_rows(connection: Connection, key: str) -> None:
-    """Forget the job; the schema goes with the last one."""
-    with translating("remove the job's rows from the target"), connection.transaction():
-        connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (SCHEMA,))
-        if not has_schema(connection):
-            return
-        connection.execute("delete from prefect_datasync.job where job = %s", (key,))
-        left = connection.execute("select exists (select from prefect_datasync.job)").fetchone()
-        if left == (False,):
-            connection.execute("drop schema prefect_datasync cascade")
-
-
 # -- the lock ------------------------------------------------------------------------------------
 
 
 def try_lock(connection: Connection, key: str) -> bool:
     """Take the job's lock for the life of the connection, if nobody holds it."""
     row = connection.execute(
-        "select pg_try_advisory_lock(hashtextextended(%s, 0))", (f"{SCHEMA}:{key}",)
+        "select pg_try_advisory_lock(hashtextextended(%s, 0))", (f"{OUR_SCHEMA}:{key}",)
     ).fetchone()
     return row == (True,)
 
@@ -236,7 +162,7 @@ def read_job(connection: Connection, key: str) -> JobRow | None:
         " started, updated from prefect_datasync.job where job = %s",
         (key,),
     ).fetchone()
-    return None if row is None else JobRow(*row[:11], _lsn(row[11]), *row[12:])
+    return None if row is None else JobRow(*(*row[:11], _lsn(row[11]), *row[12:]))
 
 
 def read_tables(connection: Connection, key: str) -> tuple[TableRow, ...]:
@@ -246,7 +172,7 @@ def read_tables(connection: Connection, key: str) -> tuple[TableRow, ...]:
         " from prefect_datasync.job_table where job = %s order by nsp, rel",
         (key,),
     ).fetchall()
-    return tuple(TableRow(*row[:4], _lsn(row[4]), *row[5:]) for row in rows)
+    return tuple(TableRow(*(*row[:4], _lsn(row[4]), *row[5:])) for row in rows)
 
 
 def read_chunks(connection: Connection, key: str) -> tuple[ChunkRow, ...]:
@@ -256,7 +182,7 @@ def read_chunks(connection: Connection, key: str) -> tuple[ChunkRow, ...]:
         " from prefect_datasync.job_chunk where job = %s order by nsp, rel, chunk",
         (key,),
     ).fetchall()
-    return tuple(ChunkRow(*row[:5], _lsn(row[5]), *row[6:]) for row in rows)
+    return tuple(ChunkRow(*(*row[:5], _lsn(row[5]), *row[6:])) for row in rows)
 
 
 def checkpoint(connection: Connection, key: str) -> Checkpoint | None:
@@ -364,7 +290,7 @@ def update(
         Fenced: it is not.
     """
     done = connection.execute(
-        f"update prefect_datasync.job set {setting}, updated = now() where job = %s and epoch = %s",  # type: ignore[arg-type]
+        f"update prefect_datasync.job set {setting}, updated = now() where job = %s and epoch = %s",
         (*values, key, epoch),
     )
     if done.rowcount != 1:

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable
 
 from prefect_datasync.engine.errors import Fenced, TransientError
+from prefect_datasync.engine.holding import HoldingStream
 from prefect_datasync.engine.metrics import Kpis, Meter
 from prefect_datasync.engine.postgres import publication, slot, state
 from prefect_datasync.engine.postgres.apply import PostgresApplier
 from prefect_datasync.engine.postgres.catalog import Table, read_tables
 from prefect_datasync.engine.postgres.feed import FarBehind, Feed
 from prefect_datasync.engine.postgres.hold import Hold
+from prefect_datasync.engine.postgres.lsn import parse_lsn
 from prefect_datasync.engine.postgres.pull import Pull
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.postgres.table_copy import take_replica_role
@@ -27,7 +29,7 @@ from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.engine.stream import Applied, Replication
 
 REPORT_S = 2.0
-LOOK_S = 10.0  #: how often the lock is proved
+LOOK_S = 0.5  #: how often the job's row is looked at, which also proves the lock
 PUBLICATION_S = 60.0  #: how often the publications are compared with what was recorded
 LONGEST_PAUSE_S = 30.0
 
@@ -51,6 +53,7 @@ class StreamStage:
         self._report: Callable[[Kpis], None] = lambda kpis: None
         self._reported = self._looked = self._compared = 0.0
         self._feed: Feed | None = None
+        self._holding: HoldingStream | None = None
         self._replication: Replication | None = None
 
     def run(self, report: Callable[[Kpis], None]) -> None:
@@ -103,7 +106,8 @@ class StreamStage:
                     copied=self._copied(tables),
                     binary=row.binary_stream,
                 )  # fmt: skip
-            self._feed = feed = self._open_feed(row, publications)
+            self._feed = self._open_feed(row, publications)
+            self._holding = feed = HoldingStream(self._feed)
             try:
                 self._replication = Replication(
                     feed, target, row.pos,
@@ -116,7 +120,7 @@ class StreamStage:
                 self._meter.reconnecting = False
                 self._replication.run()
             finally:
-                self._replication = None
+                self._replication = self._holding = None
                 feed.close()
         finally:
             applying.close()
@@ -178,13 +182,33 @@ class StreamStage:
             self._report(self._meter.kpis(time.time()))
         if now - self._looked >= LOOK_S:
             self._looked = now
-            with translating("prove the job's lock"):
-                self._hold.connection.execute("select 1")
+            self._look()
         if now - self._compared >= PUBLICATION_S:
             if self._compared:
                 self._compare_publications()
             self._compared = now
         return self._stop()
+
+    def _look(self) -> None:
+        """Prove that the lock's connection lives, and hold the stream where a verifier asks for it."""
+        holding, hold = self._holding, self._hold
+        with translating("look at the job's row"):
+            row = hold.connection.execute(
+                "select hold_lsn::text, held_lsn is null from prefect_datasync.job where job = %s"
+                " and epoch = %s and (hold_until > now()) is not false",
+                (hold.key, hold.epoch),
+            ).fetchone()
+            if holding is None:
+                return
+            holding.limit = None if row is None or row[0] is None else parse_lsn(row[0])
+            if row is not None and row[1] and holding.reached:
+                hold.connection.execute(
+                    "update prefect_datasync.job set held_lsn = hold_lsn where job = %s"
+                    " and hold_lsn = %s",
+                    (hold.key, row[0]),
+                )
+        if holding.limit is not None and not holding.reached and self._feed is not None:
+            self._feed.ask()
 
     def _compare_publications(self) -> None:
         key = self._hold.key

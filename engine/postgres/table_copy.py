@@ -8,7 +8,6 @@ copied in one piece are built in the same transaction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import LiteralString, cast
 
 from prefect_datasync.engine.errors import CopyStopped
 from prefect_datasync.engine.postgres.catalog import Table, quote
@@ -81,7 +80,7 @@ def take_replica_role(connection: Connection) -> bool:
     if connection.info.server_version >= 150000:
         may += " or has_parameter_privilege('session_replication_role', 'SET')"
     allowed = connection.execute(
-        f"select {may} from pg_roles where rolname = current_user"  # type: ignore[arg-type]
+        f"select {may} from pg_roles where rolname = current_user"
     ).fetchone()
     if allowed == (True,):
         connection.execute("set session_replication_role = replica")
@@ -123,4 +122,4 @@ def _record(into: Connection, key: str, epoch: int, unit: CopyUnit, copied: Copi
 
 def _run(connection: Connection, sql: str) -> None:
     # As bytes and without parameters a % in a name is only a %.
-    connection.execute(cast(LiteralString, sql).encode())
+    connection.execute(sql.encode())

@@ -100,7 +100,8 @@ class Walsender:
                         message = bytes(data[25:])
                         change = decode(message)
                         if message[0] == _BEGIN:
-                            self.lag_bytes = max(0, _u64(data, 9)[0] - change[0])  # type: ignore[index]
+                            began = _u64(message, 1)[0]
+                            self.lag_bytes = max(0, _u64(data, 9)[0] - began)
                         yield change  # type: ignore[misc]
                     elif kind == 107:  # 'k'
                         yield self._keepalive(bytes(data))
@@ -137,6 +138,10 @@ class Walsender:
         since = time.monotonic() - self._told_at
         if since >= FEEDBACK_S or (self._durable != self._told and since >= EAGER_S):
             self._tell(reply=False)
+
+    def ask(self) -> None:
+        """Ask for a keepalive."""
+        self._tell(reply=True)
 
     def close(self) -> None:
         """Report the durable position a last time and hang up."""

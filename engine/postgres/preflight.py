@@ -1,0 +1,120 @@
+"""Every problem at once, each with what cures it, before anything is changed."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from psycopg.rows import namedtuple_row
+
+from prefect_datasync.engine.postgres.catalog import read_not_synced, read_tables
+from prefect_datasync.engine.postgres.findings import (
+    Finding,
+    Severity,
+    block,
+    block_message,
+    warn,
+)
+from prefect_datasync.engine.postgres.preflight_source import check_source, check_version
+from prefect_datasync.engine.postgres.preflight_target import check_target
+from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+from prefect_datasync.engine.postgres.state import slug
+from prefect_datasync.engine.spec import SyncSpec
+
+__all__ = [
+    "Finding",
+    "Severity",
+    "block_message",
+    "check",
+    "check_pair",
+    "check_source",
+    "check_target",
+]
+
+
+def check(
+    key: str, source: Server, target: Server, spec: SyncSpec, *, starting: bool
+) -> list[Finding]:
+    """What both servers say to a job; the connections are opened and closed here.
+
+    Args:
+        key: the job's, by which its slots and publications are named.
+        starting: a copy is about to begin, so rows at the target matter.
+
+    Raises:
+        ConnectFailed, TransientError: a server cannot be looked at.
+    """
+    application = f"datasync {key} check"
+    with (
+        contextlib.closing(connect(source, application)) as here,
+        contextlib.closing(connect(target, application)) as there,
+    ):
+        too_old = check_version(here, "source") + check_version(there, "target")
+        if too_old:
+            return too_old
+        tables = read_tables(here, spec.selects)
+        not_synced = read_not_synced(here, spec.selects)
+        return [
+            *check_pair(here, there),
+            *check_source(here, spec, tables, not_synced, ours=f"datasync_{slug(key)}"),
+            *check_target(there, spec, tables, starting=starting),
+        ]
+
+
+def check_pair(source: Connection, target: Connection) -> list[Finding]:
+    """What only shows when both sides are seen: the same database twice, encodings that do not fit."""
+    with translating("compare the servers"):
+        here, there = _which(source), _which(target)
+    found = []
+    if here.oid == there.oid and here.started == there.started:
+        found.append(
+            block(
+                "SAME_DATABASE",
+                f"source and target are the same database, {here.name}",
+                "choose another target",
+            )
+        )
+    elif here.oid == there.oid and here.system is not None and here.system == there.system:
+        if here.recovery or there.recovery:
+            found.append(
+                block(
+                    "SAME_DATABASE",
+                    f"source and target are primary and standby of the same database, {here.name}",
+                    "choose another target",
+                )
+            )
+        else:
+            found.append(
+                warn(
+                    "SAME_SYSTEM",
+                    f"the target was made as a physical copy of the source, database {here.name}",
+                    "make sure that it is not the source itself behind another address",
+                )
+            )
+    if there.encoding not in (here.encoding, "UTF8"):
+        found.append(
+            block(
+                "ENCODING",
+                f"the source's encoding is {here.encoding} and the target's is {there.encoding},"
+                " which cannot hold every character",
+                "make the target database with ENCODING 'UTF8'",
+            )
+        )
+    return found
+
+
+def _which(connection: Connection) -> Any:
+    row = connection.cursor(row_factory=namedtuple_row).execute(_WHICH).fetchone()
+    system = connection.execute(_MAY_SEE_SYSTEM).fetchone()
+    if system == (True,):
+        system = connection.execute("select system_identifier from pg_control_system()").fetchone()
+        return row._replace(system=system[0] if system else None) if row else None
+    return row
+
+
+_WHICH = """
+select d.oid::int8 as oid, d.datname::text as name, pg_encoding_to_char(d.encoding) as encoding,
+  pg_postmaster_start_time() as started, pg_is_in_recovery() as recovery, null as system
+from pg_database d where d.datname = current_database()"""
+
+_MAY_SEE_SYSTEM = "select has_function_privilege('pg_control_system()', 'EXECUTE')"

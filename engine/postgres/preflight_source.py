@@ -1,0 +1,321 @@
+"""What a source must have before a job may start: rights, settings, room, and rows that can be named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, LiteralString
+
+from psycopg.rows import namedtuple_row
+
+from prefect_datasync.engine.postgres.catalog import Identity, Table, qualified, quote
+from prefect_datasync.engine.postgres.findings import Finding, are, block, info, names, warn
+from prefect_datasync.engine.postgres.publication import ALL_CHANGES, plan
+from prefect_datasync.engine.postgres.sequences import read_sequences
+from prefect_datasync.engine.postgres.session import Connection, translating
+from prefect_datasync.engine.spec import Keyless, SyncSpec
+
+OLDEST_VERSION = 130000
+NotSynced = Sequence[tuple[str, str, str]]
+
+
+def check_source(
+    connection: Connection,
+    spec: SyncSpec,
+    tables: Sequence[Table],
+    not_synced: NotSynced,
+    *,
+    ours: str,
+) -> list[Finding]:
+    """All that stands in the way at the source.
+
+    Args:
+        tables, not_synced: as the catalog gives them for *spec*.
+        ours: how the names of the job's slots and publications begin.
+    """
+    if too_old := check_version(connection, "source"):
+        return too_old
+    with translating("check the source"):
+        row = named_row(connection, _SETTINGS)
+        found = [
+            *_selection(spec, tables, not_synced),
+            *_recovery(connection, spec, row),
+            *_rights(connection, row, tables),
+        ]
+        if row.encoding == "SQL_ASCII":
+            found.append(
+                block(
+                    "ENCODING",
+                    "the source database is SQL_ASCII, so its text has no known encoding",
+                    "convert the source database to UTF8 by dump and restore",
+                )
+            )
+        if spec.mode.streams:
+            found += _streaming(row)
+            found += _room(connection, ours, row)
+            found += _publications(connection, spec, tables, ours, row)
+            found += _identities(spec, tables)
+            found += _running(connection)
+    return found
+
+
+def check_version(connection: Connection, side: str) -> list[Finding]:
+    """Whether the server is one that we know."""
+    version = connection.info.server_version
+    if version >= OLDEST_VERSION:
+        return []
+    return [
+        block(
+            "VERSION_UNSUPPORTED",
+            f"the {side} runs PostgreSQL {version // 10000}, and 13 is the oldest that is supported",
+            "upgrade it to PostgreSQL 13 or newer",
+        )
+    ]
+
+
+def named_row(connection: Connection, query: LiteralString) -> Any:
+    """The one row, with its columns as attributes."""
+    row = connection.cursor(row_factory=namedtuple_row).execute(query).fetchone()
+    assert row is not None
+    return row
+
+
+def _grouped(reasons: NotSynced) -> dict[str, list[str]]:
+    """Quoted names by reason."""
+    groups: dict[str, list[str]] = {}
+    for schema, name, why in reasons:
+        groups.setdefault(why, []).append(qualified(schema, name))
+    return groups
+
+
+def _selection(spec: SyncSpec, tables: Sequence[Table], not_synced: NotSynced) -> Iterator[Finding]:
+    for pattern in spec.tables:
+        if any(c in pattern for c in "*?["):
+            continue
+        fits = SyncSpec(tables=(pattern,)).selects
+        if any(fits(t.schema, t.name) for t in tables):
+            continue
+        why = next((w for s, n, w in not_synced if fits(s, n)), None)
+        yield block(
+            "TABLE_UNKNOWN",
+            f"{pattern} cannot be synced: {why}" if why else f"no table of the source is {pattern}",
+            "correct the job's `tables` (upper and lower case differ) or its `exclude`",
+        )
+    if not tables:
+        yield block(
+            "NO_TABLES",
+            "the job's patterns select no table of the source",
+            "correct the job's `tables` and `exclude`",
+        )
+    for why, which in _grouped(not_synced).items():
+        yield info("NOT_SYNCED", f"{', '.join(which)} will not be synced: {why}")
+
+
+def _recovery(connection: Connection, spec: SyncSpec, row: Any) -> Iterator[Finding]:
+    if not row.recovery:
+        return
+    if spec.mode.streams and connection.info.server_version < 160000:
+        yield block(
+            "SOURCE_IS_STANDBY",
+            "the source is a standby, and only PostgreSQL 16 and newer can stream from one",
+            "use the primary as the source, or the mode `full`",
+        )
+    else:
+        yield info(
+            "SOURCE_IS_STANDBY",
+            "the source is a standby: long reads may be cancelled by replay, and what is created"
+            " for the job must be created on the primary",
+            "set hot_standby_feedback = on at the standby",
+        )
+
+
+def _rights(connection: Connection, row: Any, tables: Sequence[Table]) -> Iterator[Finding]:
+    relids = [t.relid for t in tables if t.kind == "r"]
+    by_relid = {t.relid: t for t in tables}
+    refused, schemas, hidden = [], [], []
+    for relid, usage, select, rls in connection.execute(_TABLE_RIGHTS, (relids,)).fetchall():
+        table = by_relid[relid]
+        if not usage:
+            schemas.append(quote(table.schema))
+        if not usage or not select:
+            refused.append(table)
+        if rls:
+            hidden.append(table)
+    role = quote(row.role)
+    if refused:
+        grants = [f"GRANT SELECT ON TABLE {names(refused)} TO {role}"]
+        if schemas:
+            grants.insert(0, f"GRANT USAGE ON SCHEMA {', '.join(sorted(set(schemas)))} TO {role}")
+        yield block(
+            "PRIVILEGE_MISSING",
+            f"the source's role {role} may not read {names(refused)}",
+            "; ".join(grants),
+        )
+    if hidden:
+        yield block(
+            "RLS_HIDES_ROWS",
+            f"row-level security would hide rows of {names(hidden)} from the role {role}",
+            f"ALTER ROLE {role} BYPASSRLS",
+        )
+    unread = [s.qualified for s in read_sequences(connection, tables) if not s.readable]
+    if unread:
+        yield warn(
+            "SEQUENCE_UNREADABLE",
+            f"the role {role} may not read {', '.join(unread)}, so the target's will not be set",
+            f"GRANT SELECT ON SEQUENCE {', '.join(unread)} TO {role}",
+        )
+
+
+def _streaming(row: Any) -> Iterator[Finding]:
+    if row.wal_level != "logical":
+        yield block(
+            "WAL_LEVEL",
+            f"the source's wal_level is {row.wal_level}",
+            "ALTER SYSTEM SET wal_level = 'logical', then restart the source's server",
+        )
+    if not row.replication:
+        yield block(
+            "REPLICATION_MISSING",
+            f"the role {quote(row.role)} may not open replication connections",
+            f"ALTER ROLE {quote(row.role)} REPLICATION"
+            " (Amazon RDS: GRANT rds_replication; Google Cloud SQL: as user postgres)",
+        )
+    if row.keep == "-1":
+        yield info(
+            "WAL_RETENTION",
+            "max_slot_wal_keep_size is unlimited: while the job is paused the source keeps all WAL",
+            "watch the source's disk, or set max_slot_wal_keep_size and accept that a job which"
+            " falls behind further must copy again",
+        )
+    else:
+        yield info(
+            "WAL_RETENTION",
+            f"a job that falls more than max_slot_wal_keep_size ({row.keep}) behind must copy again",
+        )
+
+
+def _room(connection: Connection, ours: str, row: Any) -> Iterator[Finding]:
+    used = connection.execute(_ROOM, (ours,)).fetchone()
+    slots, senders = used if used else (0, 0)
+    if slots >= row.max_slots:
+        yield block(
+            "SLOTS_EXHAUSTED",
+            f"all {row.max_slots} replication slots of the source are taken",
+            "drop an unused one (pg_replication_slots shows them), or ALTER SYSTEM SET"
+            f" max_replication_slots = {max(row.max_slots, slots) + 5} and restart the source's server",
+        )
+    if senders >= row.max_senders:
+        yield block(
+            "WALSENDERS_EXHAUSTED",
+            f"all {row.max_senders} replication connections of the source are taken",
+            f"ALTER SYSTEM SET max_wal_senders = {max(row.max_senders, senders) + 5}"
+            " and restart the source's server",
+        )
+
+
+def _publications(
+    connection: Connection, spec: SyncSpec, tables: Sequence[Table], ours: str, row: Any
+) -> Iterator[Finding]:
+    owned = {relid for (relid,) in connection.execute(_OWNED, ([t.relid for t in tables],))}
+    for publication in plan("preflight", tables, spec.keyless):
+        kind = "rows" if publication.publish == ALL_CHANGES else "inserts"
+        wanted = replace(publication, name=f"{ours}_{kind}")
+        there = connection.execute(
+            "select from pg_publication where pubname = %s", (wanted.name,)
+        ).fetchone()
+        foreign = [t for t in wanted.tables if t.relid not in owned]
+        if there is not None or (row.create and not foreign and not row.recovery):
+            continue
+        if row.recovery:
+            what = "a publication can only be created on the primary"
+        elif foreign:
+            what = f"the role {quote(row.role)} does not own {names(foreign)}"
+        else:
+            what = f"the role {quote(row.role)} may not create objects in the database"
+        yield block(
+            "PUBLICATION_RIGHT",
+            f"the publication {quote(wanted.name)} does not exist, and {what}",
+            f"let an administrator run: {wanted.create_sql}",
+        )
+
+
+def _identities(spec: SyncSpec, tables: Sequence[Table]) -> Iterator[Finding]:
+    unnamed = [t for t in tables if t.kind == "r" and t.identity is Identity.NONE]
+    whole = [t for t in tables if t.kind == "r" and t.identity is Identity.FULL]
+    cure = (
+        "ALTER TABLE ... ADD PRIMARY KEY (...), or ALTER TABLE ... REPLICA IDENTITY"
+        " USING INDEX ..., at the source; or exclude them"
+    )
+    if unnamed and spec.keyless is Keyless.REFUSE:
+        yield block("NO_IDENTITY", are(unnamed, "has", "have") + " no usable key", cure)
+    elif unnamed:
+        lost = (
+            "their inserts and truncates are followed, but no UPDATE and no DELETE"
+            if spec.keyless is Keyless.INSERT_ONLY
+            else "they are copied once, and no later change is followed"
+        )
+        yield warn("NO_IDENTITY", are(unnamed, "has", "have") + f" no usable key: {lost}", cure)
+    if whole:
+        yield warn(
+            "SLOW_IDENTITY",
+            are(whole, "has", "have") + " REPLICA IDENTITY FULL and no primary key: each UPDATE and"
+            " DELETE reads the whole table at the target",
+            cure,
+        )
+
+
+def _running(connection: Connection) -> Iterator[Finding]:
+    pids, prepared = [], []
+    for pid, gid in connection.execute(_RUNNING).fetchall():
+        if gid is not None:
+            prepared.append(gid)
+        elif pid is not None:
+            pids.append(str(pid))
+    if pids:
+        yield warn(
+            "WAIT_FOR_TRANSACTIONS",
+            f"the start will wait for open transactions of process {', '.join(pids)}",
+            "let them end, or SELECT pg_terminate_backend(pid)",
+        )
+    if prepared:
+        yield warn(
+            "WAIT_FOR_TRANSACTIONS",
+            f"the start will wait for prepared transactions: {', '.join(map(repr, prepared))}",
+            "COMMIT PREPARED or ROLLBACK PREPARED them",
+        )
+
+
+_SETTINGS = """
+select current_user::text as role, pg_is_in_recovery() as recovery,
+  current_setting('server_encoding') as encoding, current_setting('wal_level') as wal_level,
+  current_setting('max_replication_slots')::int as max_slots,
+  current_setting('max_wal_senders')::int as max_senders,
+  current_setting('max_slot_wal_keep_size') as keep,
+  has_database_privilege(current_database(), 'CREATE') as create,
+  rolsuper or rolreplication or exists (select from pg_roles m
+    where m.rolname = 'rds_replication' and pg_has_role(m.oid, 'USAGE')) as replication
+from pg_roles where rolname = current_user"""
+
+_TABLE_RIGHTS = """
+select c.oid::int8, has_schema_privilege(c.relnamespace, 'USAGE'),
+  has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid)
+from pg_class c where c.oid = any(%s::oid[]) order by c.oid"""
+
+_ROOM = """
+select (select count(*) from pg_replication_slots s
+    where not starts_with(s.slot_name::text, %s || '_')),
+  (select count(*) from pg_stat_replication)"""
+
+_OWNED = """
+select c.oid::int8 from pg_class c
+where c.oid = any(%s::oid[]) and pg_has_role(c.relowner, 'USAGE')"""
+
+# pg_locks shows every role who holds a transaction id; pg_stat_activity hides it from most.
+_RUNNING = """
+select l.pid, p.gid from pg_locks l
+left join pg_prepared_xacts p on l.pid is null and p.transaction = l.transactionid
+left join pg_stat_activity a on a.pid = l.pid
+where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted
+  and l.pid is distinct from pg_backend_pid()
+  and coalesce(a.xact_start < clock_timestamp() - interval '1 second', true)
+group by 1, 2 order by 1, 2"""

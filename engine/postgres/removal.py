@@ -1,0 +1,49 @@
+"""Remove everything that a job made on both servers; what it copied stays.
+
+The order lets a broken removal be repeated: the job's rows at the target go last, so the slot's name is
+known until the slot is gone. The caller has made sure that no process holds the job.
+"""
+
+from __future__ import annotations
+
+from prefect_datasync.engine.errors import DatasyncError
+from prefect_datasync.engine.postgres import publication, slot, state, state_schema
+from prefect_datasync.engine.postgres.session import Server, connect, translating
+
+
+def drop_job(key: str, source: Server | None, target: Server | None) -> list[str]:
+    """Drop slots, publications and rows of a job; any part may be gone already.
+
+    Args:
+        source, target: None where the connection's block is lost.
+
+    Returns:
+        Sentences that name what could not be dropped, and how to do it by hand; empty when all is gone.
+    """
+    left: list[str] = []
+    slots = f"select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name ~ '^datasync_{state.slug(key)}_'"
+    if source is None:
+        left.append(
+            f"source unknown: run there: {slots}; and drop publications datasync_{state.slug(key)}_*"
+        )
+    else:
+        try:
+            with connect(source, f"datasync {key} delete") as connection:
+                with translating("look for the job's slots"):
+                    names = slot.slots_of(connection, key)
+                for name in names:
+                    slot.drop_slot(connection, name)
+                publication.drop(connection, key)
+        except DatasyncError as exc:
+            left.append(f"at the source: {exc} Then run there: {slots}")
+    if target is None:
+        left.append(
+            f"target unknown: run there: delete from prefect_datasync.job where job = '{key}'"
+        )
+    elif not left:
+        try:
+            with connect(target, f"datasync {key} delete") as connection:
+                state_schema.drop_rows(connection, key)
+        except DatasyncError as exc:
+            left.append(f"at the target: {exc}")
+    return left
