@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from psycopg.rows import namedtuple_row
-
-from prefect_datasync.engine.postgres.catalog import read_not_synced, read_tables
+from prefect_datasync.engine.postgres.catalog import Name, read_not_synced, read_tables
 from prefect_datasync.engine.postgres.findings import (
     Finding,
     Severity,
@@ -15,10 +13,12 @@ from prefect_datasync.engine.postgres.findings import (
     block_message,
     warn,
 )
-from prefect_datasync.engine.postgres.preflight_source import check_source, check_version
+from prefect_datasync.engine.postgres.preflight_source import check_source, check_version, named_row
 from prefect_datasync.engine.postgres.preflight_target import check_target
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+from prefect_datasync.engine.postgres.state import read_tables as read_tables_of
 from prefect_datasync.engine.postgres.state import slug
+from prefect_datasync.engine.postgres.state_schema import has_schema
 from prefect_datasync.engine.spec import SyncSpec
 
 __all__ = [
@@ -57,8 +57,16 @@ def check(
         return [
             *check_pair(here, there),
             *check_source(here, spec, tables, not_synced, ours=f"datasync_{slug(key)}"),
-            *check_target(there, spec, tables, starting=starting),
+            *check_target(there, spec, tables, starting=starting, own=_filled(there, key)),
         ]
+
+
+def _filled(target: Connection, key: str) -> set[Name]:
+    """The tables that an earlier instance of the job has filled."""
+    with translating("read the job's rows"):
+        if not has_schema(target):
+            return set()
+        return {(t.schema, t.name) for t in read_tables_of(target, key) if t.filled}
 
 
 def check_pair(source: Connection, target: Connection) -> list[Finding]:
@@ -104,12 +112,11 @@ def check_pair(source: Connection, target: Connection) -> list[Finding]:
 
 
 def _which(connection: Connection) -> Any:
-    row = connection.cursor(row_factory=namedtuple_row).execute(_WHICH).fetchone()
-    system = connection.execute(_MAY_SEE_SYSTEM).fetchone()
-    if system == (True,):
-        system = connection.execute("select system_identifier from pg_control_system()").fetchone()
-        return row._replace(system=system[0] if system else None) if row else None
-    return row
+    row = named_row(connection, _WHICH)
+    if connection.execute(_MAY_SEE_SYSTEM).fetchone() != (True,):
+        return row
+    system = named_row(connection, "select system_identifier as id from pg_control_system()")
+    return row._replace(system=system.id)
 
 
 _WHICH = """

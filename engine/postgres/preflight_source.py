@@ -197,20 +197,22 @@ def _streaming(row: Any) -> Iterator[Finding]:
 def _room(connection: Connection, ours: str, row: Any) -> Iterator[Finding]:
     used = connection.execute(_ROOM, (ours,)).fetchone()
     slots, senders = used if used else (0, 0)
-    if slots >= row.max_slots:
-        yield block(
-            "SLOTS_EXHAUSTED",
-            f"all {row.max_slots} replication slots of the source are taken",
-            "drop an unused one (pg_replication_slots shows them), or ALTER SYSTEM SET"
-            f" max_replication_slots = {max(row.max_slots, slots) + 5} and restart the source's server",
+    for code, taken, limit, setting, what in (
+        ("SLOTS_EXHAUSTED", slots, row.max_slots, "max_replication_slots", "replication slots"),
+        ("WALSENDERS_EXHAUSTED", senders, row.max_senders, "max_wal_senders", "WAL senders"),
+    ):
+        raised = (
+            f"ALTER SYSTEM SET {setting} = {max(limit, taken) + 5} and restart the source's server"
         )
-    if senders >= row.max_senders:
-        yield block(
-            "WALSENDERS_EXHAUSTED",
-            f"all {row.max_senders} replication connections of the source are taken",
-            f"ALTER SYSTEM SET max_wal_senders = {max(row.max_senders, senders) + 5}"
-            " and restart the source's server",
-        )
+        if taken >= limit:
+            yield block(code, f"all {limit} {what} of the source are taken", raised)
+        elif taken + 1 == limit:
+            yield warn(
+                code,
+                f"the source has one of its {limit} {what} left: a verification or an added table"
+                " needs a second one for a moment",
+                raised,
+            )
 
 
 def _publications(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +43,19 @@ class _There:
 
 
 def check_target(
-    connection: Connection, spec: SyncSpec, tables: Sequence[Table], *, starting: bool
+    connection: Connection,
+    spec: SyncSpec,
+    tables: Sequence[Table],
+    *,
+    starting: bool,
+    own: Collection[Name] = (),
 ) -> list[Finding]:
     """All that stands in the way at the target.
 
     Args:
         tables: the source's.
         starting: rows that are there already matter.
+        own: tables that the job has filled before, and so may empty.
     """
     if too_old := check_version(connection, "target"):
         return too_old
@@ -71,7 +77,8 @@ def check_target(
     ]
     if starting and spec.mode.copies and spec.existing_rows is ExistingRows.STOP:
         with translating("check the target"):
-            found += _not_empty(connection, tables, there)
+            theirs_only = [t for t in tables if t.full_name not in own]
+            found += _not_empty(connection, theirs_only, there)
     return found
 
 
@@ -115,7 +122,7 @@ def _missing(
             "create them, or set the job's `create_tables`",
         )
         return
-    schemas = dict(connection.execute(_SCHEMAS).fetchall())
+    schemas: dict[str, bool] = dict(connection.execute(_SCHEMAS).fetchall())
     for schema in sorted({t.schema for t in missing}):
         if schema not in schemas:
             if not role.create:

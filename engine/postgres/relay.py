@@ -124,9 +124,7 @@ class Wire:
 
     def _asked(self) -> None:
         if self._stop() is not None:
-            raise CopyStopped(
-                "the copy was asked to stop", effect="Its transaction was rolled back"
-            )
+            raise _stopped()
 
     def _lost(self) -> TransientError:
         return TransientError(
@@ -233,9 +231,7 @@ def _forward(
             src.rest = b""
             continue
         if stop() is not None:
-            raise CopyStopped(
-                "the copy was asked to stop", effect="Its transaction was rolled back"
-            )
+            raise _stopped()
         if refused.poll(0):  # without this a target that refused a row would swallow all the rest
             message = dst.message()
             if message[0] == _ERROR:
@@ -254,35 +250,33 @@ def _relay_rows(
     """The way over libpq, for encrypted connections."""
     total = 0
     try:
-        with (
-            source.cursor() as reads,
-            target.cursor() as writes,
-            reads.copy(copy_out.encode()) as out,
-            writes.copy(copy_in.encode()) as into,
-        ):
-            block: list[bytes | memoryview | bytearray] = []
-            size = 0
-            for piece in out:
-                block.append(piece)
-                size += len(piece)
-                if size > 131_072:
-                    into.write(b"".join(block))
-                    progress(size)
-                    total += size
-                    block.clear()
-                    size = 0
-                    if stop() is not None:
-                        raise CopyStopped(
-                            "the copy was asked to stop", effect="Its transaction was rolled back"
-                        )
-            into.write(b"".join(block))
-            progress(size)
-            total += size
-        if reads.rowcount != writes.rowcount:
-            raise _unequal(reads.rowcount, writes.rowcount)
-        return Copied(writes.rowcount, total)
+        with source.cursor() as reads, target.cursor() as writes:
+            with reads.copy(copy_out.encode()) as out, writes.copy(copy_in.encode()) as into:
+                block: list[bytes | memoryview | bytearray] = []
+                size = 0
+                for piece in out:
+                    block.append(piece)
+                    size += len(piece)
+                    if size > 131_072:
+                        into.write(b"".join(block))
+                        progress(size)
+                        total += size
+                        block.clear()
+                        size = 0
+                        if stop() is not None:
+                            raise _stopped()
+                into.write(b"".join(block))
+                progress(size)
+                total += size
+            if reads.rowcount != writes.rowcount:
+                raise _unequal(reads.rowcount, writes.rowcount)
+            return Copied(writes.rowcount, total)
     except psycopg.Error as exc:
         raise translated(exc, "copy") from exc
+
+
+def _stopped() -> CopyStopped:
+    return CopyStopped("the copy was asked to stop", effect="Its transaction was rolled back")
 
 
 def _same_rows(out: str, into: str) -> int:
