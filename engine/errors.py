@@ -6,6 +6,7 @@
     ├── StateError       an invariant of exactly-once fails            never retried
     ├── DataError        rows cannot be kept equal                     never retried
     ├── ControlError     the orchestrator cannot be reached or used    never retried
+    ├── CopyStopped      not a fault: the step was asked to leave      done by the next attempt
     └── TransientError   lost connections, restarts, locks             retried with backoff
 
 Every message reads `CODE: what happened. Effect. Do: next step.` It names servers, slots, tables and
@@ -144,7 +145,9 @@ class TransientError(DatasyncError):
     do = "nothing: the job reconnects by itself"
 
 
-class CopyStopped(TransientError):
-    """The copy was asked to stop; its transaction is rolled back."""
+class CopyStopped(DatasyncError):
+    """A step was asked to stop, and what it had under way is rolled back; no fault."""
 
-    code = "COPY_STOPPED"
+    code = "STOPPED"
+    retried = True
+    do = "nothing: the next attempt goes on"

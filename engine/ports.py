@@ -69,5 +69,8 @@ class Applier(Protocol):
     def record_position(self, position: int) -> None:
         """Make *position* durable without data."""
 
+    def cancel(self) -> None:
+        """Make an `apply` that is under way on another thread fail with `TransientError`."""
+
     def roll_back(self) -> None:
         """Undo the batches since the last one with an `end`."""

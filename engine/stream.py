@@ -24,13 +24,14 @@ from prefect_datasync.engine.changes import (
     Truncate,
     Update,
 )
-from prefect_datasync.engine.errors import DataError
+from prefect_datasync.engine.errors import DataError, TransientError
 from prefect_datasync.engine.fold import Fold, TableFold
 from prefect_datasync.engine.ports import Applier, Batch, ChangeStream
 
 IDLE_POSITION_BYTES = (
     16 * 1024 * 1024
 )  #: an idle position is recorded after so much foreign WAL ...
+STOP_PATIENCE_S = 3  #: how long a stop waits for the batch that is being written
 IDLE_POSITION_S = 10.0  #: ... or so much time, whichever comes first
 
 
@@ -109,6 +110,10 @@ class Replication:
                 if self._stream.bounded:
                     self._finish()
             self._finish()
+        except TransientError:
+            if self._stop() is None:
+                raise
+            return  # cancelled, or lost while stopping: the caller closes the connection
         finally:
             self._writer.shutdown(wait=True)
         if self._open:
@@ -262,9 +267,13 @@ class Replication:
         writing, batch = self._writing, self._written
         if writing is None or batch is None:
             return
+        stopped = 0
         while block and not writing.done():
             wait([writing], 1.0)
             self._stream.keep_alive()
+            stopped += self._stop() is not None
+            if stopped >= STOP_PATIENCE_S:  # it waits for a lock perhaps
+                self._target.cancel()
         if not writing.done():
             return
         self._writing = self._written = None

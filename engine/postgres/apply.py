@@ -7,6 +7,8 @@ the fence is a row lock, and the compare-and-set comes with its last piece.
 
 from __future__ import annotations
 
+import contextlib
+
 import psycopg
 
 from prefect_datasync.engine.changes import Commit, Relation
@@ -47,6 +49,7 @@ class PostgresApplier:
         copied: dict[int, CopyRule],
         binary: bool,
     ) -> None:
+        self._connection = connection
         self._writer = Writer(connection.pgconn, binary)
         self._binary = binary
         self._key, self._epoch, self._position = key, epoch, position
@@ -114,6 +117,11 @@ class PostgresApplier:
         except psycopg.Error as exc:
             raise translated(exc, "record the position") from exc
         self._position = position
+
+    def cancel(self) -> None:
+        """See `ports.Applier.cancel`."""
+        with contextlib.suppress(psycopg.Error):
+            self._connection.cancel_safe(timeout=2)
 
     def roll_back(self) -> None:
         """See `ports.Applier.roll_back`."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from prefect_datasync.engine.metrics import Meter
 from prefect_datasync.engine.postgres import ddl, publication, sequences, slot, state
+from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.catalog import Identity, Name, Table, read_tables
 from prefect_datasync.engine.postgres.hold import Hold
 from prefect_datasync.engine.postgres.lsn import format_lsn
@@ -59,7 +60,10 @@ class CopyStage:
             DatasyncError: of any kind; what was made so far is found again by the next attempt.
         """
         self.close()
-        with connect(self._source, f"datasync {self._hold.key} prepare") as source:
+        with (
+            connect(self._source, f"datasync {self._hold.key} prepare") as source,
+            cancelling(self._stop, source, self._hold.connection),
+        ):
             self._tables = {t.full_name: t for t in read_tables(source, self._spec.selects)}
             if self._hold.row.phase == "creating":
                 self._create(source)
@@ -72,8 +76,9 @@ class CopyStage:
         hold, spec, key = self._hold, self._spec, self._hold.key
         tables = list(self._tables.values())
         target = hold.connection
-        present = {t.full_name for t in read_tables(target, spec.selects)}
-        missing = {t.full_name for t in tables} - present
+        names = {t.full_name for t in tables}
+        there = read_tables(target, lambda schema, name: (schema, name) in names)
+        missing = names - {t.full_name for t in there}
         with translating("write the job's tables"), target.transaction():
             for table in tables:
                 target.execute(
@@ -331,14 +336,20 @@ class CopyStage:
         """Close the snapshot, build what is missing, and let the stream begin."""
         self.close()
         hold, connection = self._hold, self._hold.connection
-        with connect(self._source, f"datasync {hold.key} finish") as source:
+        with (
+            connect(self._source, f"datasync {hold.key} finish") as source,
+            cancelling(self._stop, source, connection),
+        ):
             made = {(t.schema, t.name) for t in state.read_tables(connection, hold.key) if t.made}
             ours = [t for name, t in self._tables.items() if name in made]
             connection.execute("set maintenance_work_mem = '256MB'")
             for statements in ddl.after_statements(source, connection, ours).values():
                 ddl.create_after(connection, statements)
             if self._spec.mode.copies:
-                sequences.copy_sequence_values(source, connection, list(self._tables.values()))
+                for sentence in sequences.copy_sequence_values(
+                    source, connection, list(self._tables.values())
+                ):
+                    self._say(sentence)
         with connection.transaction():
             with translating("finish the copy"):
                 connection.execute(

@@ -106,6 +106,8 @@ def _statement(table: Table, part: _Part, ground: Ground, version: int) -> str |
     gone = ground.lacks("pg_class", part.index) if part.index else []
     if part.oid:
         gone = gone + ground.lacks("pg_constraint", part.oid)
+    # what comes with the column does not matter here: only a definition's own COLLATE
+    gone = [g for g in gone if " COLLATE " in part.definition or not g.startswith("collation ")]
     if gone:
         ground.leave_out(what, gone)
         return None

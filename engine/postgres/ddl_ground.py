@@ -144,7 +144,7 @@ class Ground:
             return ""
         if self.collation(name) is None:
             self.skipped.append(
-                f"the collation {name} of {of} was left out: the target lacks it, so rows sort differently"
+                f"the collation {name} of {of} was left out: the target lacks it and sorts otherwise"
             )
             return ""
         return f" COLLATE {name}"
@@ -187,11 +187,13 @@ select d.classid::regclass::text, d.objid::int8, e.extname::text
 from pg_depend d join pg_extension e on e.oid = d.refobjid
 where d.deptype = 'e' and d.refclassid = 'pg_extension'::regclass"""
 
+# Collations of the machine's locales are made by initdb, but not on every machine.
 _USES = f"""
 select d.classid::regclass::text, d.objid::int8, d.objsubid, d.refclassid::regclass::text,
   d.refobjid::int8
 from pg_depend d
-where d.refobjid >= {FIRST_USER_OID} and d.deptype in ('n', 'a')
+where (d.refobjid >= {FIRST_USER_OID} or d.refclassid = 'pg_collation'::regclass)
+  and d.deptype in ('n', 'a')
   and d.classid in ('pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_class'::regclass,
     'pg_type'::regclass)
   and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass,

@@ -158,7 +158,7 @@ def open_instance(
         before = hold.peek()
         resumed = before is not None and before.instance == instance_id
         if not resumed or before is None or before.phase == "creating":
-            _refuse_unfit(key, source, target, spec, say)
+            _refuse_unfit(key, source, target, spec, stop, say)
         hold.take()
         if not hold.resumed:
             hold.begin_instance()
@@ -186,10 +186,15 @@ def check(
 
 
 def _refuse_unfit(
-    key: str, source: Server, target: Server, spec: SyncSpec, say: Callable[[str], None]
+    key: str,
+    source: Server,
+    target: Server,
+    spec: SyncSpec,
+    stop: Callable[[], object | None],
+    say: Callable[[str], None],
 ) -> None:
     try:
-        findings = check(key, source, target, spec, starting=True)
+        findings = preflight.check(key, source, target, spec, starting=True, stop=stop)
     except TransientError as exc:
         raise ConfigError(exc.what, do=exc.next_step, code=exc.error_code) from exc
     refused = preflight.block_message(findings)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from prefect_datasync.engine.postgres.catalog import Name, read_not_synced, read_tables
+from prefect_datasync.engine.errors import CheckFailed
+from prefect_datasync.engine.postgres.cancelling import cancelling
+from prefect_datasync.engine.postgres.catalog import Name, Table, read_not_synced, read_tables
+from prefect_datasync.engine.postgres.ddl import blueprint
 from prefect_datasync.engine.postgres.findings import (
     Finding,
     Severity,
     block,
     block_message,
+    info,
     warn,
 )
 from prefect_datasync.engine.postgres.preflight_source import check_source, check_version, named_row
@@ -33,32 +38,52 @@ __all__ = [
 
 
 def check(
-    key: str, source: Server, target: Server, spec: SyncSpec, *, starting: bool
+    key: str,
+    source: Server,
+    target: Server,
+    spec: SyncSpec,
+    *,
+    starting: bool,
+    stop: Callable[[], object | None] = lambda: None,
 ) -> list[Finding]:
     """What both servers say to a job; the connections are opened and closed here.
 
     Args:
         key: the job's, by which its slots and publications are named.
-        starting: a copy is about to begin, so rows at the target matter.
+        starting: the job is about to begin, so missing tables and rows at the target matter.
 
     Raises:
         ConnectFailed, TransientError: a server cannot be looked at.
+        CopyStopped: `stop` answered.
     """
     application = f"datasync {key} check"
     with (
         contextlib.closing(connect(source, application)) as here,
         contextlib.closing(connect(target, application)) as there,
+        cancelling(stop, here, there),
     ):
         too_old = check_version(here, "source") + check_version(there, "target")
         if too_old:
             return too_old
         tables = read_tables(here, spec.selects)
         not_synced = read_not_synced(here, spec.selects)
-        return [
+        found = [
             *check_pair(here, there),
             *check_source(here, spec, tables, not_synced, ours=f"datasync_{slug(key)}"),
             *check_target(there, spec, tables, starting=starting, own=_filled(there, key)),
         ]
+        if starting and spec.create_tables and "NAME_TAKEN" not in {f.code for f in found}:
+            found += _creation(here, there, tables)
+    return found
+
+
+def _creation(source: Connection, target: Connection, tables: Sequence[Table]) -> list[Finding]:
+    """Whether the missing tables can be made, and what of them will not be."""
+    try:
+        plan = blueprint(source, target, tables)
+    except CheckFailed as exc:
+        return [block(exc.error_code, exc.what, exc.next_step)]
+    return [info("LEFT_OUT", sentence) for sentence in plan.skipped]
 
 
 def _filled(target: Connection, key: str) -> set[Name]:

@@ -45,7 +45,6 @@ PINNED = {
     "synchronous_commit": "on",
     "default_transaction_read_only": "off",
     "default_transaction_isolation": r"read\ committed",
-    "lc_messages": "C",
 }
 #: Since which server version a further timeout exists, and so must be off.
 PINNED_SINCE = {140000: "idle_session_timeout", 170000: "transaction_timeout"}
@@ -132,6 +131,8 @@ def connect(
         for since, name in PINNED_SINCE.items():
             if connection.info.server_version >= since:
                 connection.execute(f"SET {name} = 0".encode())
+        if connection.info.parameter_status("is_superuser") == "on":
+            connection.execute("SET lc_messages = 'C'")  # others may not
         if not autocommit:
             connection.commit()
     except psycopg.Error as exc:

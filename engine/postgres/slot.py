@@ -157,7 +157,8 @@ def waited_for(server: Server) -> str:
     """Which open transactions slot creation waits for, as a sentence."""
     with connect(server, "datasync look") as connection:
         open_ = connection.execute(
-            "select pid from pg_stat_activity where backend_xid is not null order by xact_start limit 5"
+            "select distinct pid from pg_locks where locktype = 'transactionid' and granted"
+            " and mode = 'ExclusiveLock' and pid is not null order by 1 limit 5"
         ).fetchall()
         prepared = connection.execute("select gid from pg_prepared_xacts limit 5").fetchall()
     parts = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from prefect_datasync.engine.errors import CopyStopped
+from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.catalog import Table, quote
 from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.relay import Copied, relay
@@ -50,7 +51,7 @@ def copy_unit(
     try:
         into = connect(target, f"datasync {key} copy")
         try:
-            with translating(where):
+            with cancelling(stop, out, into), translating(where):
                 out.execute("begin isolation level repeatable read, read only")
                 _run(out, f"SET TRANSACTION SNAPSHOT '{unit.snapshot}'")
                 into.execute("begin")

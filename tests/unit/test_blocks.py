@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from prefect_datasync.blocks import PostgresSource, PostgresTarget, SyncCheckpoint
 from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.postgres.state import Checkpoint, TableProgress
+from prefect_datasync.flows.sync import data_sync
 
 OURS = [PostgresSource, PostgresTarget, SyncCheckpoint]
 FIELDS = {"host": "db.example", "dbname": "shop", "user": "sync", "password": "s3cr3t-word"}
@@ -73,6 +74,12 @@ def test_a_password_is_in_no_text_of_the_block(block):
 @pytest.mark.parametrize("block", [PostgresSource, PostgresTarget])
 def test_prefect_is_told_which_field_is_the_secret(block):
     assert block.model_json_schema()["secret_fields"] == ["password"]
+
+
+def test_a_reference_to_a_block_passes_the_schema_of_the_flows_parameters():
+    schema = data_sync.parameters.model_dump()
+    for name in ("PostgresSource", "PostgresTarget"):
+        assert "additionalProperties" not in schema["definitions"][name]
 
 
 def test_a_checkpoint_block_shows_what_the_target_says():
