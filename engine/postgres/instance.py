@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from prefect_datasync.engine.errors import ConfigError, TransientError
 from prefect_datasync.engine.metrics import Kpis, Meter
 from prefect_datasync.engine.postgres import preflight, state
+from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.copying import CopyStage
 from prefect_datasync.engine.postgres.hold import Hold
 from prefect_datasync.engine.postgres.preflight import Finding
@@ -33,26 +34,10 @@ from prefect_datasync.engine.spec import SyncSpec
 class Instance:
     """An open attempt; made by `open_instance`."""
 
-    def __init__(
-        self,
-        hold: Hold,
-        source: Server,
-        target: Server,
-        spec: SyncSpec,
-        *,
-        stop: Callable[[], object | None],
-        say: Callable[[str], None],
-        resumed: bool,
-    ) -> None:
+    def __init__(self, attempt: Attempt, *, resumed: bool) -> None:
         self.resumed = resumed  #: the attempt goes on with an instance that had begun before
-        self._hold, self._target, self._spec = hold, target, spec
-        self._stop, self._say = stop, say
-        counted = state.checkpoint(hold.connection, hold.key)
-        self._meter = Meter(counted.records, counted.bytes) if counted else Meter()
-        self._copying = CopyStage(hold, source, target, spec, stop=stop, say=say, meter=self._meter)
-        self._streaming = StreamStage(
-            hold, source, target, spec, stop=stop, say=say, meter=self._meter
-        )
+        self._attempt, self._hold, self._meter = attempt, attempt.hold, attempt.meter
+        self._copying, self._streaming = CopyStage(attempt), StreamStage(attempt)
 
     @property
     def needs_copy(self) -> bool:
@@ -90,13 +75,13 @@ class Instance:
         Args:
             attempt: 1 for the first fault in a row.
         """
-        self._say(f"{fault} Attempt {attempt} to go on follows.")
+        self._attempt.say(f"{fault} Attempt {attempt} to go on follows.")
         until = time.monotonic() + min(30.0, 0.5 * 2**attempt)
-        while time.monotonic() < until and self._stop() is None:
+        while time.monotonic() < until and self._attempt.stop() is None:
             time.sleep(0.1)
         self._copying.close()
-        if self._stop() is None:
-            self._hold.take_over(self._stop)
+        if self._attempt.stop() is None:
+            self._hold.take_over(self._attempt.stop)
 
     def stream(self, report: Callable[[Kpis], None]) -> None:
         """Follow the source until `stop` answers; reconnects by itself.
@@ -119,7 +104,7 @@ class Instance:
 
     def checkpoint(self) -> state.Checkpoint | None:
         """The job's rows, over a connection of its own; from any thread."""
-        return state.read_checkpoint(self._target, self._hold.key)
+        return state.read_checkpoint(self._attempt.target, self._hold.key)
 
     def close(self) -> None:
         """Let snapshot and lock go."""
@@ -162,7 +147,10 @@ def open_instance(
         hold.take()
         if not hold.resumed:
             hold.begin_instance()
-        instance = Instance(hold, source, target, spec, stop=stop, say=say, resumed=resumed)
+        counted = state.checkpoint(hold.connection, key)
+        meter = Meter(counted.records, counted.bytes) if counted else Meter()
+        attempt = Attempt(hold, source, target, spec, stop, say, meter)
+        instance = Instance(attempt, resumed=resumed)
         try:
             yield instance
         finally:

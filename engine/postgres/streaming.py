@@ -12,20 +12,19 @@ from collections.abc import Callable
 
 from prefect_datasync.engine.errors import Fenced, TransientError
 from prefect_datasync.engine.holding import HoldingStream
-from prefect_datasync.engine.metrics import Kpis, Meter
+from prefect_datasync.engine.metrics import Kpis
 from prefect_datasync.engine.postgres import publication, slot, state
 from prefect_datasync.engine.postgres.apply import PostgresApplier
+from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.catalog import Table, read_tables
 from prefect_datasync.engine.postgres.feed import FarBehind, Feed
-from prefect_datasync.engine.postgres.hold import Hold
 from prefect_datasync.engine.postgres.lsn import parse_lsn
 from prefect_datasync.engine.postgres.pull import Pull
-from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+from prefect_datasync.engine.postgres.session import Connection, connect, translating
 from prefect_datasync.engine.postgres.table_copy import take_replica_role
 from prefect_datasync.engine.postgres.target_table import TargetTable, read_target_tables
 from prefect_datasync.engine.postgres.walsender import Walsender
 from prefect_datasync.engine.snapshot import CopyRule
-from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.engine.stream import Applied, Replication
 
 REPORT_S = 2.0
@@ -37,19 +36,9 @@ LONGEST_PAUSE_S = 30.0
 class StreamStage:
     """One attempt's stream."""
 
-    def __init__(
-        self,
-        hold: Hold,
-        source: Server,
-        target: Server,
-        spec: SyncSpec,
-        *,
-        stop: Callable[[], object | None],
-        say: Callable[[str], None],
-        meter: Meter,
-    ) -> None:
-        self._hold, self._source, self._target, self._spec = hold, source, target, spec
-        self._stop, self._say, self._meter = stop, say, meter
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt, self._hold, self._meter = attempt, attempt.hold, attempt.meter
+        self._stop, self._say = attempt.stop, attempt.say
         self._report: Callable[[Kpis], None] = lambda kpis: None
         self._reported = self._looked = self._compared = 0.0
         self._feed: Feed | None = None
@@ -84,18 +73,18 @@ class StreamStage:
     # -- one session -----------------------------------------------------------------------------
 
     def _session(self) -> None:
-        hold, key, spec = self._hold, self._hold.key, self._spec
-        row = hold.row
+        attempt, key, spec = self._attempt, self._attempt.key, self._attempt.spec
+        row = attempt.hold.row
         assert row.slot is not None
         assert row.pos is not None
-        system = slot.identify(self._source, f"datasync {key} identify")
-        with connect(self._source, f"datasync {key} check") as source:
+        system = slot.identify(self._attempt.source, attempt.application("identify"))
+        with connect(self._attempt.source, attempt.application("check")) as source:
             slot.check_invariants(source, system, row)
             publications = publication.existing(source, key)
             publication.check(source, publications, row.publications)
             self._meter.clock_offset_s = clock_offset_s(source)
             tables = {t.relid: t for t in read_tables(source, spec.selects)}
-        applying = connect(self._target, f"datasync {key} apply")
+        applying = connect(self._attempt.target, attempt.application("apply"))
         try:
             with translating("prepare the target's session"):
                 take_replica_role(applying)
@@ -126,13 +115,15 @@ class StreamStage:
             applying.close()
 
     def _open_feed(self, row: state.JobRow, publications: tuple[str, ...]) -> Feed:
-        key, binary = self._hold.key, row.binary_stream
+        attempt, binary = self._attempt, row.binary_stream
         assert row.slot is not None
         assert row.pos is not None
-        name, application = row.slot, f"datasync {key} stream"
+        name, application = row.slot, attempt.application("stream")
         return Feed(
-            lambda: Pull(self._source, application, name, publications, binary),
-            lambda start: Walsender(self._source, application, name, publications, start, binary),
+            lambda: Pull(attempt.source, application, name, publications, binary),
+            lambda start: Walsender(
+                self._attempt.source, application, name, publications, start, binary
+            ),
             row.pos,
         )
 
@@ -211,9 +202,9 @@ class StreamStage:
             self._feed.ask()
 
     def _compare_publications(self) -> None:
-        key = self._hold.key
-        with connect(self._source, f"datasync {key} check") as source:
-            names = publication.existing(source, key)
+        attempt = self._attempt
+        with connect(attempt.source, attempt.application("check")) as source:
+            names = publication.existing(source, attempt.key)
             publication.check(source, names, self._hold.row.publications)
 
     # -- after a fault ---------------------------------------------------------------------------

@@ -10,9 +10,7 @@ the states between two rows' updates may collide, the state before and the state
 
 from __future__ import annotations
 
-import re
-import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import psycopg
 from psycopg import pq
@@ -21,6 +19,12 @@ from prefect_datasync.engine.changes import Row
 from prefect_datasync.engine.errors import DataError
 from prefect_datasync.engine.fold import Append, Clear, Merge, OneByOne, Op, Step
 from prefect_datasync.engine.postgres.catalog import quote
+from prefect_datasync.engine.postgres.copy_format import (
+    binary_rows,
+    by_unknown,
+    text_rows,
+    unescaped,
+)
 from prefect_datasync.engine.postgres.pgoutput import NULL_BINARY, NULL_TEXT
 from prefect_datasync.engine.postgres.target_table import Binding
 
@@ -32,11 +36,6 @@ SESSION = (
     "set enable_hashjoin = off; set enable_mergejoin = off; set enable_seqscan = off; set jit = off;"
     " set temp_buffers = '64MB'; set work_mem = '32MB'"
 )
-_HEADER = b"PGCOPY\n\xff\r\n\0" + b"\0" * 8
-_TRAILER = b"\xff\xff"
-_UNESCAPE = re.compile(rb"\\(.)", re.DOTALL)
-_CONTROL = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
-
 Bindings = Mapping[int, Binding]
 
 
@@ -121,7 +120,7 @@ class Writer:
             self._replace(binding, step)
         else:
             self._delete_keys(binding, step.deletes)
-            for unknown, rows in _by_unknown(step.updates).items():
+            for unknown, rows in by_unknown(step.updates).items():
                 self._update_set(binding, unknown, rows)
         if step.inserts:
             self._copy(binding.table.qualified, binding.column_list, step.inserts)
@@ -143,7 +142,7 @@ class Writer:
         names, match = binding.column_list, binding.matches("t", "s")
         table = binding.table.qualified
         whole = self._stage(binding, "whole", names)
-        for unknown, rows in _by_unknown(step.updates).items():
+        for unknown, rows in by_unknown(step.updates).items():
             if not unknown:
                 self._copy(whole, names, rows)
                 continue
@@ -259,11 +258,7 @@ class Writer:
         """A column of COPY as a parameter."""
         if part is None or part == self._null:
             return None
-        if self._binary:
-            return part[4:]
-        if b"\\" not in part:
-            return part
-        return _UNESCAPE.sub(lambda found: _CONTROL.get(found[1], found[1]), part)
+        return part[4:] if self._binary else unescaped(part)
 
     # -- stages and COPY -------------------------------------------------------------------------
 
@@ -298,7 +293,7 @@ class Writer:
         started = pg.exec_(f"copy {table} ({names}) from stdin {self._format}".encode())
         if started.status != pq.ExecStatus.COPY_IN:
             _checked(pg, started)
-        data = _binary_rows(rows) if self._binary else _text_rows(rows)
+        data = binary_rows(rows) if self._binary else text_rows(rows)
         pg.put_copy_data(data)
         pg.put_copy_end()
         result = _checked(pg, pg.get_result())
@@ -337,31 +332,6 @@ def _checked(pg: pq.abc.PGconn, result: pq.abc.PGresult | None) -> pq.abc.PGresu
     if pg.status != pq.ConnStatus.OK:
         raise psycopg.OperationalError("the connection was lost")
     raise psycopg.errors.error_from_result(result)
-
-
-def _binary_rows(rows: Sequence[Sequence[bytes | None]]) -> bytes:
-    out: list[bytes] = [_HEADER]
-    count = struct.pack(">H", len(rows[0])) if rows else b""
-    for row in rows:
-        out.append(count)
-        out += row  # type: ignore[arg-type]
-    out.append(_TRAILER)
-    return b"".join(out)
-
-
-def _text_rows(rows: Iterable[Sequence[bytes | None]]) -> bytes:
-    lines = [b"\t".join(row) for row in rows]  # type: ignore[arg-type]
-    lines.append(b"")
-    return b"\n".join(lines)
-
-
-def _by_unknown(rows: list[Row]) -> dict[tuple[int, ...], list[Row]]:
-    """Rows by the positions of the values that were not sent."""
-    groups: dict[tuple[int, ...], list[Row]] = {}
-    for row in rows:
-        unknown = tuple([i for i, v in enumerate(row) if v is None]) if None in row else ()
-        groups.setdefault(unknown, []).append(row)
-    return groups
 
 
 def _assignments(columns: Sequence[str], alias: str) -> str:

@@ -1,0 +1,209 @@
+"""The beginning of a copy: what is made, in which order, and what is recorded of it.
+
+Each step is durable before the next: the tables' rows in the ledger; missing tables at the target;
+publications; the slot's name in the job's row; the slot with its exported snapshot; its consistent point
+as the first position, with the plan. A crash between any two leaves something that the next attempt finds
+and either completes or removes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from prefect_datasync.engine.postgres import ddl, publication, slot, state
+from prefect_datasync.engine.postgres.attempt import Attempt
+from prefect_datasync.engine.postgres.catalog import Name, Table, quote, read_tables
+from prefect_datasync.engine.postgres.lsn import format_lsn
+from prefect_datasync.engine.postgres.session import Connection, translating
+from prefect_datasync.engine.postgres.target_table import TargetTable, read_target_tables
+from prefect_datasync.engine.snapshot import key_ranges
+from prefect_datasync.engine.spec import ExistingRows
+
+Range = tuple[int | None, int | None]
+
+
+def begin(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> slot.ExportedSnapshot:
+    """Make everything that the copy of a new instance needs; the snapshot to copy from."""
+    hold, spec, key = attempt.hold, attempt.spec, attempt.key
+    _make_tables(attempt, source, tables)
+    for name in slot.slots_of(source, key):  # of an earlier instance, or of a crash
+        slot.drop_slot(source, name)
+    system: slot.System | None = None
+    published: str | None = None
+    if spec.mode.streams:
+        publications = publication.plan(key, tables, spec.keyless)
+        publication.create(source, publications)
+        published = publication.fingerprint(source, [p.name for p in publications])
+        system = slot.identify(attempt.source, attempt.application("identify"))
+        generation = hold.row.slot_generation + 1
+        name = slot.slot_name(key, generation)
+        hold.set("slot = %s, slot_generation = %s, pos = null", name, generation)
+        snapshot = _slot(attempt, name, temporary=False)
+    else:
+        snapshot = slot.export_snapshot(attempt.source, attempt.application("snapshot"))
+    try:
+        _record(attempt, source, tables, snapshot, system, published)
+    except BaseException:
+        snapshot.close()
+        raise
+    return snapshot
+
+
+def go_on(attempt: Attempt, tables: Mapping[Name, Table]) -> slot.ExportedSnapshot:
+    """A later snapshot, for what earlier attempts at the instance have not copied."""
+    key, connection = attempt.key, attempt.hold.connection
+    if attempt.spec.mode.streams:
+        name = f"{slot.slot_name(key, attempt.hold.row.slot_generation)}_copy"
+        return _slot(attempt, name, temporary=True)
+    attempt.say("tables copied from here on are of a later moment than those copied before")
+    with translating("begin unfinished tables again"), connection.transaction():
+        # Without a stream nothing joins pieces of two snapshots: such a table starts over.
+        partly = connection.execute(
+            "update prefect_datasync.job_chunk c set snapshot_lsn = null, rows_copied = 0,"
+            " bytes_copied = 0 from prefect_datasync.job_table t where c.job = %s"
+            " and (t.job, t.nsp, t.rel) = (c.job, c.nsp, c.rel) and t.phase = 'pending'"
+            " returning c.nsp, c.rel",
+            (key,),
+        ).fetchall()
+        _truncate(connection, {tables[schema, name] for schema, name in partly})
+    return slot.export_snapshot(attempt.source, attempt.application("snapshot"))
+
+
+def fits_binary(table: Table, target: TargetTable | None) -> bool:
+    """Whether the table's rows may travel in binary: built-in types, the same on both sides."""
+    return target is not None and all(
+        column.binary
+        and column.name in target.columns
+        and target.columns[column.name].type_oid == column.type_oid
+        for column in table.stored_columns
+    )
+
+
+def same_major(source: Connection, target: Connection) -> bool:
+    """Whether both servers have one binary format."""
+    return source.info.server_version // 10000 == target.info.server_version // 10000
+
+
+def _slot(attempt: Attempt, name: str, *, temporary: bool) -> slot.ExportedSnapshot:
+    return slot.create_slot(
+        attempt.source,
+        attempt.application("snapshot"),
+        name,
+        temporary=temporary,
+        timeout_s=attempt.spec.lock_timeout_ms / 1000,
+        stop=attempt.stop,
+        say=attempt.say,
+    )
+
+
+def _make_tables(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> None:
+    """Record the job's tables, and create those that are missing at the target."""
+    target, key = attempt.hold.connection, attempt.key
+    names = {t.full_name for t in tables}
+    there = read_tables(target, lambda schema, name: (schema, name) in names)
+    missing = names - {t.full_name for t in there}
+    with translating("write the job's tables"), target.transaction():
+        for table in tables:
+            target.execute(
+                "insert into prefect_datasync.job_table (job, nsp, rel, relid, phase, made)"
+                " values (%s, %s, %s, %s, 'pending', %s) on conflict (job, nsp, rel) do update"
+                " set relid = excluded.relid, made = job_table.made or excluded.made",
+                (key, *table.full_name, table.relid, table.full_name in missing),
+            )
+        target.execute(
+            "delete from prefect_datasync.job_table where job = %s and not (nsp, rel) in"
+            " (select * from unnest(%s::text[], %s::text[]))",
+            (key, [t.schema for t in tables], [t.name for t in tables]),
+        )
+    plan = ddl.blueprint(source, target, [t for t in tables if t.full_name in missing])
+    for sentence in plan.skipped:
+        attempt.say(sentence)
+    ddl.create_before(target, plan)
+
+
+def _record(
+    attempt: Attempt,
+    source: Connection,
+    tables: Sequence[Table],
+    snapshot: slot.ExportedSnapshot,
+    system: slot.System | None,
+    published: str | None,
+) -> None:
+    """Write the plan and the first position, and empty what is to be empty, in one transaction."""
+    hold, key, copies = attempt.hold, attempt.key, attempt.spec.mode.copies
+    target = hold.connection
+    start = format_lsn(snapshot.lsn)
+    found = read_target_tables(target, [t.full_name for t in tables])
+    binary = (
+        same_major(source, target)
+        and source.info.server_version >= 140000
+        and all(fits_binary(t, found.get(t.full_name)) for t in tables if t.kind == "r")
+    )
+    chunks = {t: _ranges(source, t, attempt.spec.chunk_bytes) for t in tables} if copies else {}
+    with target.transaction():
+        with translating("write the copy plan"):
+            if copies:
+                _empty(attempt, [t for t in tables if t.kind == "r"])
+                _record_chunks(attempt, chunks)
+            done = [t.full_name for t in tables if t.kind == "p" or not copies]
+            target.execute(
+                "update prefect_datasync.job_table set phase = 'copied', snapshot_lsn = %s"
+                " where job = %s and (nsp, rel) in (select * from unnest(%s::text[], %s::text[]))",
+                (start, key, [n[0] for n in done], [n[1] for n in done]),
+            )
+        hold.set(
+            "phase = 'copying', pos = %s, publications = %s, binary_stream = %s,"
+            " source_sysid = %s, source_timeline = %s",
+            start,
+            published,
+            binary,
+            system and system.sysid,
+            system and system.timeline,
+        )
+
+
+def _empty(attempt: Attempt, tables: Sequence[Table]) -> None:
+    """Empty the tables that the job filled before, or all of them where the spec says so."""
+    connection = attempt.hold.connection
+    filled = {(t.schema, t.name) for t in state.read_tables(connection, attempt.key) if t.filled}
+    always = attempt.spec.existing_rows is ExistingRows.TRUNCATE
+    _truncate(connection, {t for t in tables if always or t.full_name in filled})
+
+
+def _truncate(connection: Connection, tables: set[Table]) -> None:
+    if tables:
+        names = ", ".join(sorted(t.qualified for t in tables))
+        connection.execute(f"truncate {names}".encode())
+
+
+def _ranges(source: Connection, table: Table, chunk_bytes: int) -> list[Range]:
+    """Ranges of the key, if the table is big and its key is one integer."""
+    if table.kind != "r" or table.chunk_key is None or table.bytes <= chunk_bytes:
+        return []
+    column = quote(table.chunk_key)
+    with translating(f"read the ends of the key of {table.schema}.{table.name}"):
+        ends = source.execute(
+            f"select min({column}), max({column}) from only {table.qualified}".encode()
+        ).fetchone()
+    if ends is None or ends[0] is None:
+        return []
+    low, high = ends
+    found = key_ranges(low, high, -(-table.bytes // chunk_bytes))
+    return found if len(found) > 1 else []
+
+
+def _record_chunks(attempt: Attempt, chunks: Mapping[Table, list[Range]]) -> None:
+    connection, key = attempt.hold.connection, attempt.key
+    for table, ranges in chunks.items():
+        for number, (low, high) in enumerate(ranges):
+            connection.execute(
+                "insert into prefect_datasync.job_chunk (job, nsp, rel, chunk, low, high)"
+                " values (%s, %s, %s, %s, %s, %s)",
+                (key, *table.full_name, number, low, high),
+            )
+        if ranges:  # its first rows are committed before the table is complete
+            connection.execute(
+                "update prefect_datasync.job_table set filled = true"
+                " where job = %s and nsp = %s and rel = %s",
+                (key, *table.full_name),
+            )
