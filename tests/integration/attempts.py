@@ -19,6 +19,8 @@ from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.engine.verify import VerifyReport
 
 KEY = "job-00000000"
+#: What an application repeats.
+RETRIED = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 
 class Attempt:
@@ -145,7 +147,7 @@ def load(server: Server, statements: Callable[[int], str]) -> Iterator[Callable[
             with connect(server, "application") as connection:
                 connection.execute("set search_path = public")
                 while not end.is_set():
-                    with contextlib.suppress(psycopg.errors.DeadlockDetected):
+                    with contextlib.suppress(*RETRIED):
                         connection.execute(statements(done).encode())
                         done += 1
         except BaseException as exc:  # noqa: BLE001 - raised again on the thread of the test

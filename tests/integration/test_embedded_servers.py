@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from prefect_datasync.deployments import child_processes, postgres_servers, prefect_server, worker
+from prefect_datasync.deployments.definitions import WORK_POOL
 from prefect_datasync.engine.errors import ConfigError, ControlError
 
 HOLDS_A_SERVER = """
@@ -187,9 +188,8 @@ def test_server_and_worker_work_together_and_leave_nothing() -> None:
 
     def is_online() -> bool:
         pools = [pool["name"] for pool in post("/work_pools/filter")]
-        return worker.POOL in pools and any(
-            found["status"] == "ONLINE"
-            for found in post(f"/work_pools/{worker.POOL}/workers/filter")
+        return WORK_POOL in pools and any(
+            found["status"] == "ONLINE" for found in post(f"/work_pools/{WORK_POOL}/workers/filter")
         )
 
     # a shell lets what it starts in the background ignore SIGINT: the worker must end nevertheless
@@ -199,7 +199,7 @@ def test_server_and_worker_work_together_and_leave_nothing() -> None:
             with prefect_server.prefect_server(folder) as server:
                 with urllib.request.urlopen(server.ui_url, timeout=10) as page:
                     assert b"<html" in page.read().lower()
-                with worker.worker(folder, server.environment) as process:
+                with worker.worker(folder, server.environment, WORK_POOL) as process:
                     assert until(is_online, 60), (folder / "worker.log").read_text()
                     began = time.monotonic()
                 assert process.returncode == 0

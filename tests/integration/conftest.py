@@ -1,0 +1,39 @@
+"""Roles without rights, for what must work without a superuser or say what is lacking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from prefect_datasync.engine.postgres.session import Server
+
+
+@pytest.fixture
+def weak_role() -> Iterator[Callable[[Server], Server]]:
+    """Makes a login role without any right on a server, and gives the way in as that role."""
+    made: list[Server] = []
+
+    def run(server: Server, *statements: str) -> None:
+        with psycopg.connect(
+            host=server.host,
+            port=server.port,
+            dbname=server.dbname,
+            user=server.user,
+            password=server.password,
+            autocommit=True,
+        ) as admin:
+            for statement in statements:
+                admin.execute(sql.SQL(statement).format(sql.Identifier(f"role_{server.dbname}")))
+
+    def make(server: Server) -> Server:
+        run(server, "create role {} login password 'weak'")
+        made.append(server)
+        return replace(server, user=f"role_{server.dbname}", password="weak")
+
+    yield make
+    for server in made:
+        run(server, "drop owned by {} cascade", "drop role {}")
