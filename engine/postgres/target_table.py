@@ -87,13 +87,18 @@ class Binding:
         return self.table.columns[name].equality or "="
 
     def settable(self, unknown: tuple[int, ...]) -> tuple[str, ...]:
-        """The columns that an update writes: neither key nor unknown nor ruled by the server."""
+        """The columns that an update writes: neither of the key nor unknown."""
         return tuple(
-            name
+            name for i, name in enumerate(self.columns) if i not in self.key and i not in unknown
+        )
+
+    @property
+    def ruled(self) -> bool:
+        """Whether a column outside the key is GENERATED ALWAYS AS IDENTITY, which no update may set."""
+        return any(
+            self.table.columns[name].always_identity
             for i, name in enumerate(self.columns)
             if i not in self.key
-            and i not in unknown
-            and not self.table.columns[name].always_identity
         )
 
 

@@ -111,12 +111,13 @@ class Writer:
 
     def _merge(self, binding: Binding, step: Merge) -> None:
         changed = len(step.deletes) + len(step.updates)
-        if changed <= FEW_ROWS and not (binding.swaps and changed + len(step.inserts) > 1):
+        together = binding.swaps and changed + len(step.inserts) > 1
+        if changed <= FEW_ROWS and not together and not binding.ruled:
             for key in step.deletes:
                 self._delete_key(binding, key)
             for row in step.updates:
                 self._update_key(binding, [row[i] for i in binding.key], row)
-        elif binding.swaps:
+        elif binding.swaps or binding.ruled:
             self._replace(binding, step)
         else:
             self._delete_keys(binding, step.deletes)
@@ -183,26 +184,40 @@ class Writer:
             self._copy(binding.table.qualified, binding.column_list, [new])
             return
         assert old is not None
-        if binding.key:
-            assert new is not None
-            self._update_key(binding, [old[i] for i in binding.key], new, key_too=True)
-        elif new is None:
-            self._whole(binding, "delete from", "", [], old)
-        else:
-            sets, values = self._sets(binding, new, key_too=True)
-            self._whole(binding, "update", sets, values, old)
-
-    def _update_key(
-        self, binding: Binding, key: Sequence[bytes | None], row: Row, *, key_too: bool = False
-    ) -> None:
-        sets, values = self._sets(binding, row, key_too=key_too)
-        if not sets:
+        table = binding.table.qualified
+        if new is None:
+            where, found = self._condition(binding, old, 0)
+            self._exec_one(binding, f"delete from {table} t where {where}", found)
             return
-        where = self._key_condition(binding, len(values))
+        # As a delete and an insert in one statement: an identity column cannot be updated, and what was
+        # not sent is taken from the row that goes.
+        sent = [i for i, value in enumerate(new) if value is not None]
+        number = {i: n for n, i in enumerate(sent, 1)}
+        items = ", ".join(
+            f"${number[i]}::{binding.table.columns[name].type_sql}"
+            if i in number
+            else f"gone.{quote(name)}"
+            for i, name in enumerate(binding.columns)
+        )
+        where, found = self._condition(binding, old, len(sent))
         self._exec_one(
             binding,
-            f"update {binding.table.qualified} t set {sets} where {where}",
-            [*values, *map(self._value, key)],
+            f"with gone as (delete from {table} t where {where} returning t.*)"
+            f" insert into {table} ({binding.column_list}) overriding system value"
+            f" select {items} from gone",
+            [*(self._value(new[i]) for i in sent), *found],
+        )
+
+    def _update_key(self, binding: Binding, key: Sequence[bytes | None], row: Row) -> None:
+        wanted = [i for i, value in enumerate(row) if value is not None and i not in binding.key]
+        if not wanted:
+            return
+        sets = ", ".join(f"{quote(binding.columns[i])} = ${n}" for n, i in enumerate(wanted, 1))
+        self._exec_one(
+            binding,
+            f"update {binding.table.qualified} t set {sets}"
+            f" where {self._key_condition(binding, len(wanted))}",
+            [*(self._value(row[i]) for i in wanted), *map(self._value, key)],
         )
 
     def _delete_key(self, binding: Binding, key: Sequence[bytes | None]) -> None:
@@ -218,32 +233,20 @@ class Writer:
             for nr, name in enumerate((binding.columns[i] for i in binding.key), before + 1)
         )
 
-    def _sets(self, binding: Binding, row: Row, *, key_too: bool) -> tuple[str, list[bytes | None]]:
-        wanted = [
-            i
-            for i, name in enumerate(binding.columns)
-            if row[i] is not None
-            and (key_too or i not in binding.key)
-            and not binding.table.columns[name].always_identity
-        ]
-        sets = ", ".join(f"{quote(binding.columns[i])} = ${n}" for n, i in enumerate(wanted, 1))
-        return sets, [self._value(row[i]) for i in wanted]
-
-    def _whole(
-        self, binding: Binding, verb: str, sets: str, values: list[bytes | None], old: Row
-    ) -> None:
-        """Change one of the rows that equal *old* byte for byte: replica identity FULL without a key."""
-        names = binding.columns
-        types = [binding.table.columns[name].type_sql for name in names]
-        at = len(values)
-        mine = ", ".join(f"x.{quote(name)}" for name in names)
-        theirs = ", ".join(f"${at + n}::{sql}" for n, sql in enumerate(types, 1))
-        table = binding.table.qualified
-        self._exec_one(
-            binding,
-            f"{verb} {table} t {'set ' + sets if sets else ''} where t.ctid = (select x.ctid from"
-            f" {table} x where row({mine})::record operator(pg_catalog.*=) row({theirs})::record limit 1)",
-            [*values, *map(self._value, old)],
+    def _condition(self, binding: Binding, old: Row, before: int) -> tuple[str, list[bytes | None]]:
+        """What finds the row that *old* names, and the parameters, which follow *before* others."""
+        if binding.key:
+            return self._key_condition(binding, before), [self._value(old[i]) for i in binding.key]
+        # Replica identity FULL without a key: one of the rows that are equal byte for byte.
+        mine = ", ".join(f"x.{quote(name)}" for name in binding.columns)
+        theirs = ", ".join(
+            f"${n}::{binding.table.columns[name].type_sql}"
+            for n, name in enumerate(binding.columns, before + 1)
+        )
+        return (
+            f"t.ctid = (select x.ctid from {binding.table.qualified} x where"
+            f" row({mine})::record operator(pg_catalog.*=) row({theirs})::record limit 1)",
+            [self._value(value) for value in old],
         )
 
     def _exec_one(self, binding: Binding, sql: str, values: list[bytes | None]) -> None:
