@@ -63,6 +63,11 @@ class Meter:
             self._commit_s = commit_time_us / 1e6 + POSTGRES_EPOCH_S - self.clock_offset_s
             self._emit_ms = max(0, round((now - self._commit_s) * 1000))
 
+    def end_copy(self) -> None:
+        """The rates from here on are those of the stream."""
+        self.copying = False
+        self._window.clear()
+
     def waiting(self, now: float, something: bool) -> None:
         """Say whether the source has changes for us that are not applied yet."""
         if not something:

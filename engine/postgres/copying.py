@@ -180,7 +180,7 @@ class CopyStage:
                     (hold.key, hold.key),
                 )
             hold.set("phase = %s", "streaming" if attempt.spec.mode.streams else "done")
-        attempt.meter.copying = False
+        attempt.meter.end_copy()
 
     def close(self) -> None:
         """Let the snapshot go; units under way that have imported it go on."""

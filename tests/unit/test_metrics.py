@@ -68,3 +68,13 @@ def test_copying_and_reconnecting_are_said_before_anything_else():
     assert meter.kpis(NOW).verdict == "reconnecting"
     meter.copying = True
     assert meter.kpis(NOW).verdict == "copying"
+
+
+def test_the_rows_of_the_copy_are_no_rate_of_the_stream():
+    meter = Meter()
+    meter.copying = True
+    meter.add(NOW, 1000, 5000)
+    assert meter.kpis(NOW).rps == 1000 / WINDOW_S
+    meter.end_copy()
+    assert meter.kpis(NOW).rps == 0
+    assert meter.kpis(NOW).instance_records == 1000

@@ -1,0 +1,303 @@
+"""The command line: one command per thing that can be done with a job.
+
+Every command prints its answer on standard output, as JSON with `--json`; what it tells meanwhile goes to
+standard error. Prefect is imported by the commands that need it, so help and mistakes cost no second.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from prefect_datasync.deployments import cli_jobs
+from prefect_datasync.deployments.cli_connections import connections
+from prefect_datasync.deployments.cli_output import (
+    Json,
+    ago,
+    answer,
+    copy_line,
+    count,
+    kpi_line,
+    plain,
+    say,
+    show_fields,
+    show_table,
+    size,
+    span,
+)
+from prefect_datasync.engine.errors import ControlError
+
+if TYPE_CHECKING:
+    from prefect_datasync.deployments.jobs import Status
+    from prefect_datasync.engine.verify import VerifyReport
+
+DIFFERENT = 4  #: exit code: a check or a comparison found something
+
+Wait = Annotated[
+    bool, Parameter(negative="", help="Wait until it is done, at most --timeout seconds.")
+]
+Timeout = Annotated[float, Parameter(help="For --wait, in seconds.")]
+
+app = App(
+    name="datasync",
+    help="Copy PostgreSQL databases and keep them in sync, as Prefect deployments.",
+    version_flags=["--version"],
+)
+app.command(connections("source"))
+app.command(connections("target"))
+app.command(cli_jobs.app)
+app.command(cli_jobs.delete, name="delete")
+
+
+@app.command
+def demo(
+    *,
+    keep: Annotated[bool, Parameter(negative="", help="Stay up for a look until Ctrl-C.")] = False,
+    rows: Annotated[int, Parameter(help="About how many rows to copy.")] = 600_000,
+    json: Json = False,
+) -> int:
+    """Show the whole product on private servers: copy, follow, pause, resume, verify."""
+    from prefect_datasync.deployments.demo import run_demo
+
+    return run_demo(keep=keep, json=json, rows=rows)
+
+
+# -- commands to a job ---------------------------------------------------------------------------
+
+
+@app.command
+def start(name: str, *, wait: Wait = False, timeout: Timeout = 600, json: Json = False) -> None:
+    """Begin a new instance of a job."""
+    from prefect_datasync.deployments import jobs
+
+    jobs.start(name, timeout if wait else None)
+    _done(name, json)
+
+
+@app.command
+def pause(name: str, *, wait: Wait = False, timeout: Timeout = 600, json: Json = False) -> None:
+    """Stop for a while; nothing is lost, and `resume` goes on from the same position."""
+    from prefect_datasync.deployments import jobs
+
+    try:
+        jobs.pause(name, timeout if wait else 0)
+    except ControlError as exc:
+        if wait or exc.error_code != "STILL_PAUSING":
+            raise
+    _done(name, json)
+
+
+@app.command
+def resume(name: str, *, wait: Wait = False, timeout: Timeout = 600, json: Json = False) -> None:
+    """Go on with a paused instance."""
+    from prefect_datasync.deployments import jobs
+
+    jobs.resume(name, timeout if wait else None)
+    _done(name, json)
+
+
+@app.command
+def restart(name: str, *, wait: Wait = False, timeout: Timeout = 600, json: Json = False) -> None:
+    """Begin a new instance from nothing: the tables are copied again."""
+    from prefect_datasync.deployments import jobs
+
+    jobs.restart(name, timeout if wait else None)
+    _done(name, json)
+
+
+@app.command
+def retry(name: str, *, wait: Wait = False, timeout: Timeout = 600, json: Json = False) -> None:
+    """Go on with a failed instance from its checkpoint, without a new copy."""
+    from prefect_datasync.deployments import jobs
+
+    jobs.retry(name, timeout if wait else None)
+    _done(name, json)
+
+
+def _done(name: str, json: bool) -> None:
+    from prefect_datasync.deployments import jobs
+
+    now = jobs.status(name)
+    brief = {"job": now.job, "state": now.state, "instance": now.instance}
+    answer(brief, json, lambda: print(f"job {name}: {now.state} (instance {now.instance})"))
+
+
+# -- looking at jobs -----------------------------------------------------------------------------
+
+
+@app.command
+def status(name: str | None = None, *, json: Json = False) -> None:
+    """Show what a job is doing, or all of them."""
+    from prefect_datasync.deployments import jobs
+
+    if name is not None:
+        one = jobs.status(name)
+        answer(one, json, lambda: show_fields(_status_fields(one)))
+        return
+    found = [jobs.status(job.name) for job in jobs.list_jobs()]
+    columns = ("job", "state", "since", "records", "rec/s", "idle ms", "verdict")
+    answer(found, json, lambda: show_table(columns, list(map(_line, found)), nothing="No job."))
+
+
+@app.command
+def watch(
+    name: str,
+    *,
+    every: Annotated[float, Parameter(help="Seconds between two looks.")] = 2.0,
+    json: Json = False,
+) -> None:
+    """Show a job's indicators again and again, until Ctrl-C; with --json one object a line."""
+    import json as json_module
+
+    from prefect_datasync.deployments import jobs
+
+    while True:
+        now = jobs.status(name)
+        if json:
+            print(json_module.dumps(plain(now)), flush=True)
+        else:
+            print(f"{time.strftime('%H:%M:%S')}  {now.state}  {_doing(now)}", flush=True)
+        time.sleep(every)
+
+
+@app.command
+def history(name: str, *, json: Json = False) -> None:
+    """Show the instances of a job, the newest first."""
+    from prefect_datasync.deployments import jobs
+
+    found = jobs.history(name)
+    columns = ("instance", "started", "duration", "active", "status", "records", "bytes", "reason")
+    answer(
+        found,
+        json,
+        lambda: show_table(
+            columns,
+            [
+                (
+                    record.instance,
+                    f"{record.started:%Y-%m-%d %H:%M:%S}" if record.started else None,
+                    span(record.duration_s),
+                    span(record.active_s),
+                    record.status,
+                    count(record.records),
+                    size(record.bytes),
+                    record.reason,
+                )
+                for record in found
+            ],
+            nothing=f"Job {name} was never started.",
+        ),
+    )
+
+
+@app.command
+def check(name: str, *, json: Json = False) -> int:
+    """Find everything that stands in a job's way, each with what cures it. Changes nothing."""
+    from prefect_datasync.deployments import jobs
+    from prefect_datasync.engine.postgres.findings import Severity
+
+    found = jobs.check(name)
+    answer(
+        found,
+        json,
+        lambda: show_table(
+            ("severity", "code", "what", "do"),
+            [(each.severity, each.code, each.what, each.do) for each in found],
+            nothing=f"Nothing stands in the way of job {name}.",
+        ),
+    )
+    return DIFFERENT if any(each.severity is Severity.BLOCK for each in found) else 0
+
+
+@app.command
+def verify(name: str, *, json: Json = False) -> int:
+    """Compare source and target row for row, while the job goes on."""
+    from prefect_datasync.deployments import jobs
+
+    report = jobs.verify(name, say=_quiet if json else say)
+    summary = {"equal": report.equal, "rows": report.rows, **plain(report)}
+    answer(summary, json, lambda: show_report(report))
+    return 0 if report.equal else DIFFERENT
+
+
+@app.command
+def worker(
+    *,
+    name: Annotated[str | None, Parameter(help="To show in Prefect.")] = None,
+    json: Json = False,
+) -> None:
+    """Run a worker for sync jobs on this machine, until Ctrl-C. It is Prefect's own."""
+    from prefect_datasync.deployments.control_plane import control_plane
+    from prefect_datasync.deployments.definitions import WORK_POOL, ensure_work_pool
+    from prefect_datasync.deployments.worker import become_worker
+
+    with control_plane() as client:
+        ensure_work_pool(client)
+    if json:
+        answer({"work_pool": WORK_POOL, "pid": os.getpid()}, json, lambda: None)
+    become_worker(WORK_POOL, name)
+
+
+# -- for people ----------------------------------------------------------------------------------
+
+
+def show_report(report: VerifyReport, write: Callable[[str], object] = print) -> None:
+    """The verdict, after the tables that are not simply equal."""
+    for table in report.tables:
+        if not table.equal:
+            rows = "not compared" if table.different is None else f"{table.different} rows"
+            write(f"{table.schema}.{table.name}: DIFFERENT, {rows} {table.note}".rstrip())
+    verdict = "equal" if report.equal else "DIFFERENT"
+    write(
+        f"{verdict}: {len(report.tables)} tables, {count(report.rows)} rows"
+        f" at {report.position}, in {span(report.seconds)}"
+    )
+
+
+def _quiet(sentence: str) -> None:
+    """Told to nobody."""
+
+
+def _doing(now: Status) -> str:
+    if now.progress:
+        return copy_line(now.progress)
+    return kpi_line(now.kpis) if now.kpis else now.message
+
+
+def _line(now: Status) -> tuple[object, ...]:
+    kpis: dict[str, Any] = now.kpis or {}
+    records = now.checkpoint.records if now.checkpoint else kpis.get("instance_records")
+    moving = (kpis.get("rps"), kpis.get("idle_time_ms"), kpis.get("verdict"))
+    running = now.state in ("Running", "Initializing")
+    return (
+        now.job,
+        now.state,
+        ago(now.since),
+        count(records),
+        *(moving if running else (None, None, None)),
+    )
+
+
+def _status_fields(now: Status) -> dict[str, object]:
+    here = now.checkpoint
+    tables = here.tables if here else ()
+    return {
+        "job": now.job,
+        "state": f"{now.state}, since {ago(now.since)}" if now.since else now.state,
+        "message": now.message,
+        "instance": now.instance,
+        "copy": copy_line(now.progress) if now.progress else None,
+        "now": kpi_line(now.kpis) if now.kpis and now.state == "Running" else None,
+        "phase": here.phase if here else None,
+        "position": here.position if here else None,
+        "slot": here.slot if here else None,
+        "tables": f"{sum(t.phase == 'copied' for t in tables)} of {len(tables)} copied"
+        if tables
+        else None,
+        "records": count(here.records) if here else None,
+        "bytes": size(here.bytes) if here else None,
+    }

@@ -1,0 +1,176 @@
+"""`datasync job`: make, show and delete jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from prefect_datasync.deployments.cli_output import (
+    Json,
+    UsageError,
+    answer,
+    say,
+    show_fields,
+    show_table,
+)
+
+if TYPE_CHECKING:
+    from prefect_datasync.deployments.jobs import Job
+    from prefect_datasync.engine.spec import SyncSpec
+
+app = App(name="job", help="Jobs: what is copied from where to where.")
+
+Mode = Literal["full", "full+incremental", "incremental"]
+ExistingRows = Literal["stop", "truncate", "append"]
+Keyless = Literal["insert_only", "copy_only", "refuse"]
+Patterns = Annotated[
+    list[str] | None,
+    Parameter(help="Tables, as schema.table with * and ?; repeatable.", negative=""),
+]
+Without = Annotated[
+    list[str] | None, Parameter(help="Tables to leave out; repeatable.", negative="")
+]
+
+
+@app.command
+def create(
+    name: str,
+    *,
+    source: str | None = None,
+    target: str | None = None,
+    mode: Mode | None = None,
+    tables: Patterns = None,
+    exclude: Without = None,
+    existing_rows: ExistingRows | None = None,
+    keyless: Keyless | None = None,
+    file: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Make a job. Nothing is copied before `datasync start`.
+
+    Parameters
+    ----------
+    source
+        Name of a saved source.
+    target
+        Name of a saved target.
+    mode
+        Copy once, copy and follow (the default), or follow only.
+    existing_rows
+        What to do when a target table already holds rows; `stop` by default.
+    keyless
+        Tables without a usable key: follow inserts only (the default), copy only, or refuse.
+    file
+        YAML or JSON with source, target and any setting of the job; options go before it.
+    """
+    options = {
+        "mode": mode,
+        "tables": tables,
+        "exclude": exclude,
+        "existing_rows": existing_rows,
+        "keyless": keyless,
+    }
+    settings = _read(file) if file else {}
+    source = source or settings.pop("source", None)
+    target = target or settings.pop("target", None)
+    settings = {k: v for k, v in settings.items() if k not in ("source", "target")}
+    if not source or not target:
+        raise UsageError("a job needs --source and --target", do="see `datasync source list`")
+    spec = _spec({**settings, **{k: v for k, v in options.items() if v}})
+    from prefect_datasync.deployments import jobs
+
+    job = jobs.create_job(name, source=source, target=target, spec=spec)
+
+    def tell() -> None:
+        print(f"job `{job.name}` is made: {job.source} to {job.target}, {job.spec.mode}")
+        say(f"Next: datasync check {job.name}; datasync start {job.name}")
+
+    answer(job, json, tell)
+
+
+@app.command(name="list")
+def list_(*, json: Json = False) -> None:
+    """Show all jobs."""
+    from prefect_datasync.deployments import jobs
+
+    found = jobs.list_jobs()
+    answer(
+        found,
+        json,
+        lambda: show_table(
+            ("job", "source", "target", "mode", "tables"),
+            [(j.name, j.source, j.target, j.spec.mode, " ".join(j.spec.tables)) for j in found],
+            nothing="There is no job. Do: datasync job create NAME --source S --target T.",
+        ),
+    )
+
+
+@app.command
+def show(name: str, *, json: Json = False) -> None:
+    """Show one job with all its settings."""
+    from prefect_datasync.deployments import jobs
+
+    job = jobs.get_job(name)
+    answer(job, json, lambda: show_fields(_fields(job)))
+
+
+@app.command
+def delete(name: str, *, json: Json = False) -> int:
+    """Remove a job, its slot, its publications and its history. What it copied stays."""
+    from prefect_datasync.deployments import jobs
+
+    left = jobs.delete(name)
+
+    def tell() -> None:
+        print(f"job `{name}` is deleted")
+        for sentence in left:
+            say(sentence)
+
+    answer({"job": name, "deleted": True, "left": left}, json, tell)
+    return 1 if left else 0
+
+
+def _fields(job: Job) -> dict[str, object]:
+    return {
+        "job": job.name,
+        "source": job.source,
+        "target": job.target,
+        **{
+            name: " ".join(value) if isinstance(value, list) else value
+            for name, value in job.spec.model_dump(mode="json").items()
+        },
+        "deployment": job.deployment_id,
+        "key": job.key,
+    }
+
+
+def _read(file: Path) -> dict[str, Any]:
+    import yaml  # type: ignore[import-untyped]  # JSON is YAML as well
+
+    try:
+        found = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"the file {file} cannot be read") from exc
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"the file {file} is not YAML{where}") from exc
+    if not isinstance(found, dict):
+        raise UsageError(f"the file {file} does not hold names with values")
+    return {str(name).replace("-", "_"): value for name, value in found.items()}
+
+
+def _spec(settings: dict[str, Any]) -> SyncSpec:
+    from pydantic import ValidationError
+
+    from prefect_datasync.engine.spec import SyncSpec
+
+    try:
+        return SyncSpec.model_validate(settings)
+    except ValidationError as exc:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
+        raise UsageError(
+            f"the job's settings cannot be used: {wrong}", do="see `datasync job create --help`"
+        ) from None

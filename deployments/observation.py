@@ -1,0 +1,193 @@
+"""Looking at jobs: state, indicators, history, checks and the proof of equality. Nothing here changes a job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
+
+from prefect_datasync.deployments.control_plane import control_plane
+from prefect_datasync.deployments.definitions import Job, read_job, source_server, target_server
+from prefect_datasync.engine.errors import ControlError, DatasyncError
+from prefect_datasync.engine.lifecycle import JobState
+from prefect_datasync.engine.postgres import instance, verifying
+from prefect_datasync.engine.postgres.findings import Finding
+from prefect_datasync.engine.postgres.state import Checkpoint, lock_is_free, read_checkpoint
+from prefect_datasync.engine.verify import VerifyReport
+from prefect_datasync.flows.runs import current_run, instances, runs_of, state_of
+from prefect_datasync.tasks.artifacts import Kind, artifact_key, facts_of, find
+from prefect_datasync.tasks.history import ENDS, InstanceRecord, read_record, record_of
+from prefect_datasync.tasks.reporting import HEADING
+
+POLL_S = 0.5
+_AT_REST = (JobState.NEVER_STARTED, JobState.SUCCEEDED, JobState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A job at one moment.
+
+    Attributes:
+        instance: the flow run that tells the state.
+        since: when it entered its state.
+        message: what Prefect says of the state, or why something could not be read.
+        checkpoint: None when the target does not answer or knows nothing of the job.
+        kpis: the newest indicators that the instance reported.
+        progress: the same of its copy, while it copies.
+    """
+
+    job: str
+    state: JobState
+    instance: str | None
+    since: datetime | None
+    message: str
+    checkpoint: Checkpoint | None
+    kpis: dict[str, Any] | None
+    progress: dict[str, Any] | None
+
+
+def status(name: str) -> Status:
+    """What the job is doing; readable when source or target are down."""
+    with control_plane() as client:
+        job = read_job(client, name)
+        run, state = job_now(client, job)
+        message = (run.state.message or "") if run and run.state else ""
+        checkpoint: Checkpoint | None = None
+        try:
+            checkpoint = read_checkpoint(target_server(job), job.key)
+        except DatasyncError as exc:
+            message = "; ".join(filter(None, (message, exc.what)))
+        kpis, progress = _reported(client, job, run)
+        return Status(
+            job=name,
+            state=state,
+            instance=str(run.id) if run else None,
+            since=run.state.timestamp if run and run.state else None,
+            message=message,
+            checkpoint=checkpoint,
+            kpis=kpis,
+            progress=progress if state is JobState.INITIALIZING else None,
+        )
+
+
+def history(name: str) -> list[InstanceRecord]:
+    """One line per instance, the newest first; readable when source and target are down."""
+    with control_plane() as client:
+        job = read_job(client, name)
+        runs = instances(runs_of(client, UUID(job.deployment_id)))
+        stored = {
+            artifact.flow_run_id: read_record(artifact)
+            for artifact in find(client, [artifact_key(name, Kind.HISTORY)])
+        }
+        newest = runs[0] if runs else None
+        lines = []
+        for run in runs:
+            line = stored.get(run.id)
+            final = run.state is not None and run.state.is_final()
+            if line is None or not final:
+                line = _line_now(job, run, newest)
+            lines.append(line)
+        return lines
+
+
+def verify(name: str, say: Callable[[str], None] = lambda sentence: None) -> VerifyReport:
+    """Compare source and target, row for row.
+
+    Raises:
+        DatasyncError: the comparison cannot be made now.
+    """
+    with control_plane() as client:
+        job = read_job(client, name)
+        source, target = source_server(job), target_server(job)
+    return verifying.verify(job.key, source, target, job.spec, say=say)
+
+
+def check(name: str) -> list[Finding]:
+    """Everything that stands in the job's way, each with what cures it."""
+    with control_plane() as client:
+        job = read_job(client, name)
+        state = job_now(client, job)[1]
+        source, target = source_server(job), target_server(job)
+    return instance.check(job.key, source, target, job.spec, starting=state in _AT_REST)
+
+
+def wait_for_state(name: str, states: Collection[JobState], timeout_s: float) -> JobState:
+    """The job's state, once it is one of *states*.
+
+    Raises:
+        ControlError: JOB_FAILED at once when it failed instead; TIMEOUT.
+    """
+    until = time.monotonic() + timeout_s
+    with control_plane() as client:
+        job = read_job(client, name)
+        while True:
+            run, state = job_now(client, job)
+            if state in states:
+                return state
+            if state is JobState.FAILED:
+                raise job_failed(name, run)
+            if time.monotonic() > until:
+                raise ControlError(
+                    f"job {name} is still {state} after {timeout_s:.0f} s",
+                    effect="The command was given and goes on",
+                    do=f"see `datasync status {name}`; a job waits for a worker: `datasync worker`",
+                    code="TIMEOUT",
+                )
+            time.sleep(POLL_S)
+
+
+def job_now(client: SyncPrefectClient, job: Job) -> tuple[FlowRun | None, JobState]:
+    """The run that tells the job's state, and the state."""
+    run = current_run(client, UUID(job.deployment_id))
+    paused = run is not None and run.state is not None and run.state.is_paused()
+    return run, state_of(run, lock_held=paused and not is_free(job))
+
+
+def is_free(job: Job) -> bool:
+    """Whether no process holds the job; also when the target does not answer, so none can write."""
+    try:
+        return lock_is_free(target_server(job), job.key)
+    except DatasyncError:
+        return True
+
+
+def job_failed(name: str, run: FlowRun | None) -> ControlError:
+    """The error of a command whose job failed instead."""
+    why = (run.state.message if run and run.state else None) or "no message"
+    return ControlError(
+        f"job {name} failed: {why.rstrip('.')}",
+        effect="The checkpoint is kept",
+        do=f"`datasync retry {name}` once the cause is cured, or `datasync restart {name}`",
+        code="JOB_FAILED",
+    )
+
+
+def _reported(
+    client: SyncPrefectClient, job: Job, run: FlowRun | None
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    found = find(client, [artifact_key(job.name, Kind.KPIS)], [run.id]) if run else []
+    if not found:
+        return None, None
+    facts = facts_of(found[0], HEADING)
+    progress = {k: v for k, v in facts.items() if k.startswith("copy_")}
+    kpis = {k: v for k, v in facts.items() if k not in progress}
+    return kpis or None, progress or None
+
+
+def _line_now(job: Job, run: FlowRun, newest: FlowRun | None) -> InstanceRecord:
+    """The line of an instance that has not ended, or whose hook wrote none."""
+    counted: Checkpoint | None = None
+    if newest is not None and run.id == newest.id:
+        try:
+            counted = read_checkpoint(target_server(job), job.key)
+        except DatasyncError:
+            counted = None
+    kind = run.state.type.value if run.state else ""
+    status = ENDS.get(kind) or str(state_of(run, lock_held=False))
+    return record_of(run, status, counted, datetime.now(UTC))

@@ -1,0 +1,186 @@
+"""A private Prefect server and a worker, once for all tests: real processes, real signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+from prefect_datasync.blocks import PostgresSource, PostgresTarget
+from prefect_datasync.deployments import child_processes, postgres_servers
+from prefect_datasync.engine.postgres.session import Server
+
+BOOT_S = 120.0
+FAST = {"PREFECT_WORKER_QUERY_SECONDS": "0.5"}
+#: A shell may have told us to ignore SIGINT, with which Prefect's worker ends itself.
+WORKER = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "datasync"]
+os.execv(sys.executable, [*command, "--type", "process", "--install-policy", "never"])
+"""
+
+
+class PrefectServer:
+    """A Prefect server with a home of its own, which can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = postgres_servers.free_port()
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
+        } | {
+            "PREFECT_HOME": str(folder / "home"),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_SERVER_UI_API_URL": self.url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_CLI_PROMPT": "0",
+            "DO_NOT_TRACK": "1",
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
+        self._process = child_processes.launch(
+            [*command, "--port", str(self.port), "--log-level", "WARNING"],
+            environment=self.environment,
+            log=self.folder / "server.log",
+            folder=self.folder,
+        )
+        until = time.monotonic() + BOOT_S
+        while not self._answers():
+            assert self._process.poll() is None, child_processes.tail(self.folder / "server.log")
+            assert time.monotonic() < until, "the Prefect server did not start"
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            child_processes.stop(self._process, 20, signal.SIGINT)
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """The server; this process talks to it as well."""
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    server.start()
+    try:
+        with temporary_settings({PREFECT_API_URL: server.url, PREFECT_HOME: server.folder}):
+            yield server
+    finally:
+        server.stop()
+        child_processes.sweep(server.folder)
+
+
+@pytest.fixture(scope="session")
+def running_worker(prefect_server: PrefectServer) -> Iterator[Path]:
+    """A worker on the pool of the jobs; gives its log."""
+    log = prefect_server.folder / "worker.log"
+    process = child_processes.launch(
+        [sys.executable, "-c", WORKER],
+        environment=prefect_server.environment | FAST,
+        log=log,
+        folder=prefect_server.folder,
+    )
+    try:
+        yield log
+    finally:
+        child_processes.stop(process, 10)
+
+
+@pytest.fixture
+def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
+    """Prefect's own client, as anybody might use it."""
+    with get_client(sync_client=True) as made:
+        yield made
+
+
+@pytest.fixture
+def blocks(prefect_server: PrefectServer, source: Server, target: Server) -> tuple[str, str]:
+    """Saved connections to the fresh databases of the test: the names of their blocks."""
+    names = (f"s-{source.dbname.replace('_', '-')}", f"t-{target.dbname.replace('_', '-')}")
+    for kind, name, server in zip(
+        (PostgresSource, PostgresTarget), names, (source, target), strict=True
+    ):
+        kind(
+            host=server.host,
+            port=server.port,
+            dbname=server.dbname,
+            user=server.user,
+            password=server.password,
+        ).save(name)
+    return names
+
+
+class Database:
+    """One side of a pair, as an application uses it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def __call__(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+        with psycopg.connect(
+            host=self._server.host,
+            port=self._server.port,
+            dbname=self._server.dbname,
+            user=self._server.user,
+            password=self._server.password,
+            autocommit=True,
+        ) as connection:
+            cursor = connection.execute(statement.encode(), values or None)
+            return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture
+def at_source(source: Server) -> Database:
+    """Runs a statement at the source."""
+    return Database(source)
+
+
+@pytest.fixture
+def at_target(target: Server) -> Database:
+    """Runs a statement at the target."""
+    return Database(target)
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Waits until something is so."""
+
+    def wait(condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, f"not within {seconds} s: {what or condition}"
+            time.sleep(0.1)
+
+    return wait
+
+
+@contextlib.contextmanager
+def stopped(server: PrefectServer) -> Iterator[None]:
+    """Inside the block the Prefect server is away."""
+    server.stop()
+    try:
+        yield
+    finally:
+        server.start()
