@@ -97,15 +97,13 @@ class Meter:
             return "copying"
         if self.reconnecting:
             return "reconnecting"
+        late = self._emit_ms is not None and self._emit_ms > BEHIND_MS
         if self._pending_since is not None:
-            since = max(self._pending_since, self._advanced)
-            if now - since > STALLED_S:
+            if now - max(self._pending_since, self._advanced) > STALLED_S:
                 return "stalled"
-            if (now - self._pending_since) * 1000 > BEHIND_MS:
-                return "falling behind"
-            return "healthy"
+            # Under a steady load something is always on its way: only what is old counts.
+            since = max(self._pending_since, self._commit_s or 0.0)
+            return "falling behind" if late or (now - since) * 1000 > BEHIND_MS else "healthy"
         if not self._window:
             return "no source data"
-        if self._emit_ms is not None and self._emit_ms > BEHIND_MS:
-            return "falling behind"
-        return "healthy"
+        return "falling behind" if late else "healthy"

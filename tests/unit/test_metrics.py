@@ -78,3 +78,19 @@ def test_the_rows_of_the_copy_are_no_rate_of_the_stream():
     meter.end_copy()
     assert meter.kpis(NOW).rps == 0
     assert meter.kpis(NOW).instance_records == 1000
+
+
+def test_a_steady_load_that_is_applied_at_once_is_healthy_though_something_is_always_pending():
+    meter = Meter()
+    for second in range(60):
+        meter.waiting(NOW + second, True)
+        meter.add(NOW + second, 10, 100, commit_us(NOW + second - 0.05))
+    assert meter.kpis(NOW + 60).verdict == "healthy"
+
+
+def test_a_load_that_is_applied_late_is_falling_behind():
+    meter = Meter()
+    for second in range(60):
+        meter.waiting(NOW + second, True)
+        meter.add(NOW + second, 10, 100, commit_us(NOW - 20))
+    assert meter.kpis(NOW + 60).verdict == "falling behind"
