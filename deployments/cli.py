@@ -46,6 +46,7 @@ app = App(
     name="datasync",
     help="Copy PostgreSQL databases and keep them in sync, as Prefect deployments.",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # it is main's
 )
 app.command(connections("source"))
 app.command(connections("target"))
@@ -57,7 +58,7 @@ app.command(cli_jobs.delete, name="delete")
 def demo(
     *,
     keep: Annotated[bool, Parameter(negative="", help="Stay up for a look until Ctrl-C.")] = False,
-    rows: Annotated[int, Parameter(help="About how many rows to copy.")] = 600_000,
+    rows: Annotated[int, Parameter(help="About how many rows to copy.")] = 500_000,
     json: Json = False,
 ) -> int:
     """Show the whole product on private servers: copy, follow, pause, resume, verify."""

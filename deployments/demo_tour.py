@@ -6,7 +6,7 @@ Only what any user can do is done here: blocks, and the operations on jobs.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 
@@ -21,10 +21,13 @@ from prefect_datasync.deployments.workload import Workload
 from prefect_datasync.engine.errors import ControlError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.lsn import parse_lsn
+from prefect_datasync.engine.postgres.session import Server as Engine
+from prefect_datasync.engine.postgres.state import read_checkpoint
+from prefect_datasync.engine.snapshot import CopyProgress, progress
 from prefect_datasync.engine.spec import SyncSpec
 
 JOB, SOURCE, TARGET = "shop", "shop-source", "shop-target"
-LIVE_S, PAUSED_S = 7.0, 5.0
+LIVE_S, PAUSED_S = 6.0, 4.0
 WAIT_S = 120.0
 GENTLE_S = 0.5  #: between two transactions while the demo stays up
 
@@ -35,6 +38,7 @@ class Tour:
     def __init__(self, stage: Stage, tell: Teller) -> None:
         self._stage, self._tell = stage, tell
         self._shop = Workload(stage.source.dsn())
+        self._key = ""  #: the engine's name of the job
         self._summary: dict[str, Any] = {"job": JOB, "ui": stage.prefect.ui_url, "pauses": []}
 
     def run(self) -> dict[str, Any]:
@@ -74,6 +78,7 @@ class Tour:
         PostgresTarget(**_fields(self._stage.target)).save(TARGET)
         spec = SyncSpec(tables=("public.*",), chunk_bytes=4 * 1024 * 1024)
         job = jobs.create_job(JOB, source=SOURCE, target=TARGET, spec=spec)
+        self._key = job.key
         self._tell(f"job {job.name}: {SOURCE} to {TARGET}, {spec.mode}")
         for finding in jobs.check(JOB):
             self._tell(f"check: {finding.severity}: {finding.what}")
@@ -95,24 +100,31 @@ class Tour:
         self._summary |= {"instance": instance, "copy": copied}
 
     def _watch_copy(self) -> None:
-        """Tell how far the copy is until it is done."""
+        """Tell how far the copy is, more often than the instance reports it to Prefect."""
         until = time.monotonic() + WAIT_S
         with (
             psycopg.connect(self._stage.source.dsn(), autocommit=True) as source,
             psycopg.connect(self._stage.target.dsn(), autocommit=True) as target,
         ):
             total = int(_one(source, _SIZE)[0])
-            began, told = 0.0, -1
-            while (now := self._now()).state is JobState.INITIALIZING and time.monotonic() < until:
-                for _ in range(3):  # the job's state is looked at less often than its rows
-                    rows, done = _copied(target, now)
+            began = told = 0.0
+            while self._now().state is JobState.INITIALIZING and time.monotonic() < until:
+                for _ in range(3):
+                    rows, done = self._copied(target)
                     began = began or (time.monotonic() if done else 0.0)
-                    if done > told and done:
-                        seconds = time.monotonic() - began
-                        self._tell(f"copy  {copy_line(_progress(rows, done, total, seconds))}")
+                    if done > told:
+                        far = progress(rows, done, total, time.monotonic() - began)
+                        self._tell(f"copy  {_copy_line(far)}")
                         told = done
                     time.sleep(0.25)
         jobs.wait_for_state(JOB, (JobState.RUNNING,), 1.0)
+
+    def _copied(self, target: psycopg.Connection) -> tuple[int, int]:
+        """Rows and bytes at the target: committed, and on their way."""
+        here = read_checkpoint(Engine(**_fields(self._stage.target)), self._key)
+        tables = here.tables if here else ()
+        rows, size = _one(target, _MOVING)
+        return sum(t.rows for t in tables) + int(rows), sum(t.bytes for t in tables) + int(size)
 
     def _live(self) -> None:
         self._shop.truncates = True
@@ -213,6 +225,35 @@ class Tour:
         """The source's newest LSN."""
         with psycopg.connect(self._stage.source.dsn(), autocommit=True) as connection:
             return parse_lsn(_one(connection, "select pg_current_wal_lsn()::text")[0])
+
+
+_SIZE: LiteralString = (
+    "select sum(pg_table_size(oid)) from pg_class"
+    " where relkind = 'r' and relnamespace = 'public'::regnamespace"
+)
+_MOVING: LiteralString = (
+    "select coalesce(sum(tuples_processed), 0), coalesce(sum(bytes_processed), 0)"
+    " from pg_stat_progress_copy"
+)
+
+
+def _one(connection: psycopg.Connection, query: LiteralString) -> tuple[Any, ...]:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return row
+
+
+def _copy_line(far: CopyProgress) -> str:
+    eta = None if far.eta_s is None or far.seconds < 0.5 else far.eta_s
+    return copy_line(
+        {
+            "copy_percent": 100 * far.fraction,
+            "copy_rows": far.rows,
+            "copy_bytes": far.bytes,
+            "copy_bytes_total": far.bytes_total,
+            "copy_eta_s": eta,
+        }
+    )
 
 
 def _fields(server: Server) -> dict[str, Any]:

@@ -20,6 +20,16 @@ DEBUG = "DATASYNC_DEBUG"  #: set it for tracebacks
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(given)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(given: list[str]) -> int:
     # Prefect reads it at its import; a worker's flows keep their log.
     if given[:1] != ["worker"]:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
@@ -32,15 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         answered = app(given, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         return answered if isinstance(answered, int) else 0
+    except BrokenPipeError:
+        raise
     except CycloptsError as exc:
         error: DatasyncError = UsageError(" ".join(str(exc).split()).rstrip("."))
     except DatasyncError as exc:
         error = exc
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as exc:
         if os.environ.get(DEBUG):
             raise
