@@ -135,7 +135,7 @@ class TableFold:
     def update(self, old: Row | None, row: Row, unsent: bool) -> None:
         """Add a new version of a row; *unsent* says that *row* holds None."""
         shape = self.shape
-        if len(row) != shape.width:
+        if len(row) != shape.width or (old is not None and len(old) != shape.width):
             raise self._wrong("a row has another number of columns than its relation")
         if not shape.key:
             self._change(Op.UPDATE, old, row)
@@ -154,6 +154,8 @@ class TableFold:
                 return
         else:
             key = self._key(row)
+            if unsent and None in [row[i] for i in shape.key]:
+                raise self._wrong("an update without the key of its row")
         pending = net.get(key)
         if pending is None:
             net[key] = (Op.UPDATE, row)

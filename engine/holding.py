@@ -10,21 +10,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from prefect_datasync.engine.changes import Begin, Change, Commit, Heartbeat
+from prefect_datasync.engine.changes import Begin, Change, Heartbeat
 from prefect_datasync.engine.ports import ChangeStream
 
 
 class HoldingStream:
-    """A `ChangeStream` that can be held. Set `limit`, then wait until `reached`."""
+    """A `ChangeStream` that can be held at a limit.
+
+    A stream that runs freely looks at `limit` only when it is asked to `receive` again. So a limit that
+    must be exact is set while the stream is held already: first 0, then the limit itself.
+    """
 
     def __init__(self, stream: ChangeStream) -> None:
         self.limit: int | None = None
         self._stream = stream
-        self._changes: Iterator[Change] | None = None
+        self._changes: Iterator[Change] | None = None  # of a `receive` that was interrupted
         self._kept: Begin | None = None  # the first transaction from the limit on
         self._seen = 0  # the source has nothing for us before this
-        self._passed = 0  # end of the last transaction that was handed out
-        self._durable = 0
 
     @property
     def bounded(self) -> bool:
@@ -33,8 +35,8 @@ class HoldingStream:
 
     @property
     def reached(self) -> bool:
-        """Whether everything before the limit is durable."""
-        if self.limit is None or self._durable < self._passed:
+        """Whether everything before the limit was handed out, and nothing after it."""
+        if self.limit is None:
             return False
         if self._kept is not None:  # it may be kept since an earlier, lower limit
             return self._is_beyond(self._kept)
@@ -42,6 +44,11 @@ class HoldingStream:
 
     def receive(self, wait_s: float) -> Iterator[Change]:
         """See `ports.ChangeStream.receive`."""
+        if self.limit is None and self._kept is None and self._changes is None:
+            return self._stream.receive(wait_s)  # nothing stands between: this is the fast way
+        return self._receive_held(wait_s)
+
+    def _receive_held(self, wait_s: float) -> Iterator[Change]:
         if self._kept is not None:
             if self._is_beyond(self._kept):
                 self._stream.keep_alive()
@@ -55,16 +62,13 @@ class HoldingStream:
             if isinstance(change, Begin) and self._is_beyond(change):
                 self._kept = change
                 return
-            if isinstance(change, Commit):
-                self._passed = change.end_lsn
-            elif isinstance(change, Heartbeat):
+            if isinstance(change, Heartbeat):
                 self._seen = max(self._seen, change.position)
             yield change
         self._changes = None
 
     def acknowledge(self, position: int) -> None:
         """See `ports.ChangeStream.acknowledge`."""
-        self._durable = max(self._durable, position)
         self._stream.acknowledge(position)
 
     def keep_alive(self) -> None:

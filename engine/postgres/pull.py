@@ -34,7 +34,8 @@ from prefect_datasync.engine.postgres.walsender import plugin_options
 
 BLOCK_CHANGES = 500_000  #: a call ends at the first transaction that reaches so many messages
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0" + b"\0" * 8
-_FIELD = struct.Struct(">HI")
+_TRAILER = b"\xff\xff"
+_field = struct.Struct(">HI").unpack_from
 
 
 class Pull:
@@ -124,30 +125,27 @@ class Pull:
         started = pg.get_result()
         if started is None or started.status != pq.ExecStatus.COPY_OUT:
             raise _error(started)
-        first = True
+        get, rows = pg.get_copy_data, 0
         while True:
-            size, data = pg.get_copy_data(1)
+            size, data = get(1)
             if size > 0:
                 row = bytes(data)
-                if first:
+                if not rows:
                     if not row.startswith(_SIGNATURE):
                         raise ProtocolError("a block of changes without the header of COPY")
                     row = row[len(_SIGNATURE) :]
-                    first = False
-                    if not row:
-                        continue
-                if row == b"\xff\xff":
-                    continue
-                fields, length = _FIELD.unpack_from(row)
-                if fields != 1 or length != len(row) - 6:
+                rows += 1
+                fields, length = _field(row) if len(row) >= 6 else (0, 0)
+                if fields == 1 and length == size - 6 - (0 if rows > 1 else len(_SIGNATURE)):
+                    yield decode(row[6:])  # type: ignore[misc]
+                elif row and row != _TRAILER:
                     raise ProtocolError("a row of a block of changes is not one whole value")
-                self.messages += 1
-                yield decode(row[6:])  # type: ignore[misc]
             elif size == 0:
                 poll.poll()
                 pg.consume_input()
             else:
                 break
+        self.messages = rows
         while (result := pg.get_result()) is not None:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise _error(result)

@@ -182,17 +182,17 @@ class StreamStage:
 
     def _look(self) -> None:
         """Prove that the lock's connection lives, and hold the stream where a verifier asks for it."""
-        holding, hold = self._holding, self._hold
+        holding, hold, replication = self._holding, self._hold, self._replication
         with translating("look at the job's row"):
             row = hold.connection.execute(
                 "select hold_lsn::text, held_lsn is null from prefect_datasync.job where job = %s"
                 " and epoch = %s and (hold_until > now()) is not false",
                 (hold.key, hold.epoch),
             ).fetchone()
-            if holding is None:
+            if holding is None or replication is None:
                 return
             holding.limit = None if row is None or row[0] is None else parse_lsn(row[0])
-            if row is not None and row[1] and holding.reached:
+            if row is not None and row[1] and holding.reached and not replication.pending:
                 hold.connection.execute(
                     "update prefect_datasync.job set held_lsn = hold_lsn where job = %s"
                     " and hold_lsn = %s",

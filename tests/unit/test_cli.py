@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -222,10 +223,11 @@ def test_with_json_an_error_is_json_as_well(
     assert err.startswith("ACTION_REFUSED: `pause` is not allowed")
 
 
-def test_an_absent_server_is_named_with_the_way_to_start_one() -> None:
+def test_an_absent_server_is_named_with_the_way_to_start_one(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prefect_datasync", "job", "list"],
-        env={"PATH": "/usr/bin", "PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        env=os.environ
+        | {"PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"},
         capture_output=True,
         text=True,
     )

@@ -44,12 +44,9 @@ def test_a_held_stream_passes_exactly_what_is_before_its_limits(transactions, bl
 
     def drain() -> None:
         for _ in range(len(everything) + 3):
-            for change in stream.receive(0):
-                passed.append(change)
-                if isinstance(change, Commit):
-                    stream.acknowledge(change.end_lsn)
+            passed.extend(stream.receive(0))
 
-    for limit in sorted(limits):
+    for limit in sorted([0, *limits]):
         stream.limit = limit
         drain()
         assert stream.reached
@@ -60,13 +57,21 @@ def test_a_held_stream_passes_exactly_what_is_before_its_limits(transactions, bl
     assert passed == everything
 
 
-def test_a_limit_is_not_reached_while_something_is_not_durable():
-    stream = HoldingStream(ListStream(history(2), 100))
-    stream.limit = 20
+def test_a_limit_is_not_reached_before_the_source_has_nothing_more_before_it():
+    stream = HoldingStream(ListStream(history(2), 3))
+    stream.limit = 35
     list(stream.receive(0))
     assert not stream.reached
-    stream.acknowledge(15)
+    list(stream.receive(0))
+    assert not stream.reached
+    list(stream.receive(0))
     assert stream.reached
+
+
+def test_a_free_stream_is_handed_out_as_it_is():
+    stream = HoldingStream(ListStream(history(2), 100))
+    assert list(stream.receive(0)) == history(2)
+    assert not stream.reached
 
 
 def test_a_transaction_kept_for_a_lower_limit_does_not_reach_a_higher_one():
