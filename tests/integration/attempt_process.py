@@ -1,0 +1,81 @@
+"""One attempt at an instance in a process of its own, to be killed: python attempt_process.py JSON.
+
+Prints `holds` when it has the job, and at its end one line of JSON with its peak of memory. SIGTERM asks it
+to stop.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from prefect_datasync.engine.errors import CopyStopped
+from prefect_datasync.engine.postgres.instance import open_instance
+from prefect_datasync.engine.postgres.session import Server
+from prefect_datasync.engine.spec import SyncSpec
+
+
+def start(
+    key: str, instance: str, source: Server, target: Server, spec: SyncSpec, **environment: str
+) -> subprocess.Popen[str]:
+    """Start an attempt; its output is a pipe."""
+    import os
+
+    asked = {
+        "key": key,
+        "instance": instance,
+        "source": asdict(source),
+        "target": asdict(target),
+        "spec": spec.model_dump(mode="json"),
+    }
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__)), json.dumps(asked)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+def main() -> None:
+    """The process."""
+    asked = json.loads(sys.argv[1])
+    source, target = Server(**asked["source"]), Server(**asked["target"])
+    spec = SyncSpec.model_validate(asked["spec"])
+    end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: end.set())
+
+    def stop() -> str | None:
+        return "pause" if end.is_set() else None
+
+    def say(sentence: str) -> None:
+        print(sentence, flush=True)
+
+    with open_instance(
+        asked["key"], asked["instance"], source, target, spec, stop=stop, say=say
+    ) as instance:
+        say("holds")
+        try:
+            while instance.needs_copy and stop() is None:
+                units = instance.prepare()
+                with ThreadPoolExecutor(spec.copy_workers) as pool:
+                    list(pool.map(instance.copy, units))
+                instance.finish_copy()
+                say("copied")
+        except CopyStopped:
+            pass
+        if instance.needs_stream:
+            instance.stream(lambda kpis: None)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    say(json.dumps({"peak_mb": peak // 1024}))
+
+
+if __name__ == "__main__":
+    main()
