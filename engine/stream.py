@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+from prefect_datasync.engine import faults
 from prefect_datasync.engine.changes import (
     Begin,
     Commit,
@@ -264,7 +265,9 @@ class Replication:
             or beat.position - self._durable >= IDLE_POSITION_BYTES
             or (beat.reply_wanted and since >= 1.0)
         ):
+            faults.reach("idle.before_persist")
             self._target.record_position(beat.position)
+            faults.reach("idle.after_persist")
             self._received = beat.position
             self._step_forward(beat.position, 0, 0, None)
 
@@ -311,7 +314,9 @@ class Replication:
     ) -> None:
         self._durable = position
         self._idle_at = self._now()
+        faults.reach("ack.before_send")
         self._stream.acknowledge(position)
+        faults.reach("ack.after_send")
         self._applied(Applied(position, records, size, commit_time_us))
 
     def _finish(self) -> None:

@@ -11,6 +11,7 @@ import contextlib
 
 import psycopg
 
+from prefect_datasync.engine import faults
 from prefect_datasync.engine.changes import Commit, Relation
 from prefect_datasync.engine.errors import DatasyncError, SchemaChanged
 from prefect_datasync.engine.fold import Clear, Shape, Step
@@ -98,6 +99,7 @@ class PostgresApplier:
         try:
             if not self._open:
                 self._begin(batch)
+            faults.reach("apply.after_fence")
             for step in batch.steps:
                 where = f"apply to {self._names(step)}"
                 self._writer.write(step, self._bindings)
@@ -155,7 +157,9 @@ class PostgresApplier:
         if not self._recorded:
             transactions, records, size = self._open_counts
             self._compare_and_set(end.end_lsn, end, (transactions, records, size))
+        faults.reach("apply.before_commit")
         self._writer.commit()
+        faults.reach("apply.after_commit")
         self._open = False
         self._position = end.end_lsn
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from prefect_datasync.engine import faults
 from prefect_datasync.engine.postgres import ddl, publication, slot, state
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.catalog import Name, Table, quote, read_tables
@@ -26,6 +27,7 @@ def begin(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> slot
     """Make everything that the copy of a new instance needs; the snapshot to copy from."""
     hold, spec, key = attempt.hold, attempt.spec, attempt.key
     _make_tables(attempt, source, tables)
+    faults.reach("tables.after_create")
     for name in slot.slots_of(source, key):  # of an earlier instance, or of a crash
         slot.drop_slot(source, name)
     system: slot.System | None = None
@@ -33,12 +35,15 @@ def begin(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> slot
     if spec.mode.streams:
         publications = publication.plan(key, tables, spec.keyless)
         publication.create(source, publications)
+        faults.reach("publication.after_create")
         published = publication.fingerprint(source, [p.name for p in publications])
         system = slot.identify(attempt.source, attempt.application("identify"))
         generation = hold.row.slot_generation + 1
         name = slot.slot_name(key, generation)
         hold.set("slot = %s, slot_generation = %s, pos = null", name, generation)
+        faults.reach("slot.before_create")
         snapshot = _slot(attempt, name, temporary=False)
+        faults.reach("slot.after_create")
     else:
         snapshot = slot.export_snapshot(attempt.source, attempt.application("snapshot"))
     try:
@@ -46,6 +51,7 @@ def begin(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> slot
     except BaseException:
         snapshot.close()
         raise
+    faults.reach("plan.after_commit")
     return snapshot
 
 

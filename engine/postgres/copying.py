@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 
+from prefect_datasync.engine import faults
 from prefect_datasync.engine.postgres import copy_plan, ddl, sequences, slot, state
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.cancelling import cancelling
@@ -166,6 +167,7 @@ class CopyStage:
                     source, connection, list(self._tables.values())
                 ):
                     attempt.say(sentence)
+        faults.reach("copy.before_finish")
         with connection.transaction():
             with translating("finish the copy"):
                 connection.execute(
@@ -180,6 +182,7 @@ class CopyStage:
                     (hold.key, hold.key),
                 )
             hold.set("phase = %s", "streaming" if attempt.spec.mode.streams else "done")
+        faults.reach("copy.after_finish")
         attempt.meter.end_copy()
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable
 
+from prefect_datasync.engine import faults
 from prefect_datasync.engine.postgres import state, state_schema
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 
@@ -60,6 +61,7 @@ class Hold:
         self._row, self.resumed = state.claim(
             self.connection, self.key, self.instance, holder, again=again
         )
+        faults.reach("epoch.after_bump")
 
     def take_over(self, stop: Callable[[], object | None]) -> None:
         """Hold the job again after a fault, on a new connection and with a new epoch.

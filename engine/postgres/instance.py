@@ -17,6 +17,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+from prefect_datasync.engine import faults
 from prefect_datasync.engine.errors import ConfigError, TransientError
 from prefect_datasync.engine.metrics import Kpis, Meter
 from prefect_datasync.engine.postgres import preflight, state
@@ -108,6 +109,7 @@ class Instance:
 
     def close(self) -> None:
         """Let snapshot and lock go."""
+        faults.reach("pause.before_disconnect")
         self._copying.close()
         self._hold.close()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from prefect_datasync.engine import faults
 from prefect_datasync.engine.errors import Fenced, TransientError
 from prefect_datasync.engine.holding import HoldingStream
 from prefect_datasync.engine.metrics import Kpis
@@ -107,6 +108,7 @@ class StreamStage:
                     now=time.monotonic,
                 )  # fmt: skip
                 self._meter.reconnecting = False
+                faults.reach("stream.before_start")
                 self._replication.run()
             finally:
                 self._replication = self._holding = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from prefect_datasync.engine import faults
 from prefect_datasync.engine.errors import CopyStopped
 from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.catalog import Table, quote
@@ -54,6 +55,7 @@ def copy_unit(
             with cancelling(stop, out, into), translating(where):
                 out.execute("begin isolation level repeatable read, read only")
                 _run(out, f"SET TRANSACTION SNAPSHOT '{unit.snapshot}'")
+                faults.reach("snapshot.after_import")
                 into.execute("begin")
                 take_replica_role(into)
                 into.execute("set local maintenance_work_mem = '256MB'")
@@ -64,7 +66,9 @@ def copy_unit(
                 for statement in after:
                     _run(into, statement)
                 _record(into, key, epoch, unit, copied)
+                faults.reach("copy.before_commit")
                 into.execute("commit")
+                faults.reach("copy.after_commit")
         finally:
             into.close()
     finally:

@@ -1,0 +1,105 @@
+"""A process that dies, or fails, between any two durable effects leaves what the next attempt completes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import attempt_process
+import pytest
+from attempts import KEY, execute
+from random_load import SCHEMA
+
+from prefect_datasync.engine.errors import StateError, TransientError
+from prefect_datasync.engine.faults import POINTS
+from prefect_datasync.engine.postgres.session import connect
+from prefect_datasync.engine.postgres.verifying import verify
+from prefect_datasync.engine.spec import SyncSpec
+
+SPEC = SyncSpec(tables=("public.*",), chunk_bytes=1024 * 1024, batch_rows=50)
+#: What is changed while an attempt runs: enough to pass every point of the stream.
+CHANGES = (
+    "insert into log select g, 1, 'x' from generate_series({n} * 1000, {n} * 1000 + 99) g",
+    "update doc set version = version + 1",
+    "update bank set amount = amount + 1 where id = 1",
+    "update doc set id = id + 1000 where id = (select min(id) from doc)",
+)
+
+
+def change(source, n: int) -> None:
+    execute(source, *(statement.format(n=n) for statement in CHANGES))
+
+
+def equal_by_a_clean_attempt(source, target) -> None:
+    attempt = attempt_process.start(KEY, "one", source, target, SPEC)
+    try:
+        deadline = time.monotonic() + 40
+        while True:
+            try:
+                report = verify(KEY, source, target, SPEC)
+                break
+            except (StateError, TransientError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+    finally:
+        attempt.send_signal(signal.SIGTERM)
+        said, _ = attempt.communicate(timeout=30)
+    assert attempt.returncode == 0, said
+    assert [t for t in report.tables if not t.equal] == []
+
+
+def nothing_but_the_jobs_own_slot_is_left(source) -> None:
+    with connect(source, "look") as connection:
+        slots = connection.execute(
+            "select slot_name from pg_replication_slots where database = current_database()"
+        ).fetchall()
+    assert len(slots) == 1, slots
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_after_a_kill_at_any_point_the_next_attempt_makes_both_sides_equal(point, source, target):
+    execute(source, SCHEMA)
+    attempt = attempt_process.start(
+        KEY, "one", source, target, SPEC, DATASYNC_FAULT=f"{point}:kill"
+    )
+    deadline = time.monotonic() + 40
+    n = 0
+    while attempt.poll() is None:
+        assert time.monotonic() < deadline, f"{point} was not reached"
+        time.sleep(0.3)
+        n += 1
+        if point.startswith("idle"):
+            execute(source, "create table if not exists other (v int)", "drop table other")
+        elif point == "pause.before_disconnect" and n > 6:
+            attempt.send_signal(signal.SIGTERM)
+        else:
+            change(source, n)
+    assert attempt.returncode == -signal.SIGKILL, attempt.communicate()
+    attempt.communicate()
+    change(source, n + 1)
+    equal_by_a_clean_attempt(source, target)
+    nothing_but_the_jobs_own_slot_is_left(source)
+
+
+@pytest.mark.parametrize("point", ["apply.before_commit", "apply.after_commit", "ack.before_send"])
+def test_a_fault_that_heals_is_healed_within_the_attempt(point, source, target):
+    execute(source, SCHEMA)
+    attempt = attempt_process.start(
+        KEY, "one", source, target, SPEC, DATASYNC_FAULT=f"{point}:raise:2"
+    )
+    assert attempt.stdout is not None
+    for line in attempt.stdout:
+        if line == "copied\n":
+            break
+    for n in range(1, 8):
+        change(source, n)
+        time.sleep(0.1)
+    report = verify(KEY, source, target, SPEC)
+    attempt.send_signal(signal.SIGTERM)
+    said, _ = attempt.communicate(timeout=30)
+    assert attempt.returncode == 0, said
+    assert f"fault at {point}" in said
+    assert "peak_mb" in json.loads(said.splitlines()[-1])
+    assert report.equal
