@@ -19,7 +19,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-VENV = Path(os.environ.get("DATASYNC_VENV") or ROOT / ".venv")
+VENV = Path(os.environ.get("DATASYNC_VENV") or ROOT / ".venv").absolute()
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 OLDEST = (3, 11)
 COMMANDS = {  # command -> extra to install, module to run, its arguments
@@ -36,7 +36,7 @@ def main() -> int:
     use_recent_python()
     extra, module, first = COMMANDS[command]
     install(extra)
-    return call(PYTHON, "-m", module, *first, *args)
+    return become(PYTHON, "-m", module, *first, *args)
 
 
 def use_recent_python() -> None:
@@ -54,10 +54,15 @@ def install(extra: str) -> None:
     if PYTHON.exists() and stamp.exists() and stamp.read_text() == want:
         return
     if not PYTHON.exists():
-        print(f"creating {VENV}", flush=True)
+        print(f"creating {VENV}", file=sys.stderr, flush=True)
         # without pip: it works where ensurepip is missing (Debian without python3-venv)
         venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt").create(VENV)
-    print(f"installing prefect-datasync[{extra}], about a minute the first time", flush=True)
+    # on standard error: `run.py demo --json` has JSON alone on standard output
+    print(
+        f"installing prefect-datasync[{extra}], about a minute the first time",
+        file=sys.stderr,
+        flush=True,
+    )
     if not any(attempt(f".[{extra}]") for attempt in (with_uv, with_pip, with_bundled_pip)):
         sys.exit(
             "The installation failed. Do: on Debian or Ubuntu, apt install python3-pip python3-venv."
@@ -87,5 +92,18 @@ def call(*command: object) -> int:
     return subprocess.call([str(part) for part in command], cwd=ROOT)
 
 
+def become(*command: object) -> int:
+    """Hand over to the command. A parent would kill it at a Ctrl-C before it could clean up."""
+    line = [str(part) for part in command]
+    if os.name == "nt":
+        return call(*command)
+    os.chdir(ROOT)
+    sys.stdout.flush()
+    os.execv(line[0], line)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -147,7 +147,7 @@ def _fields(job: Job) -> dict[str, object]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]  # JSON is YAML as well
+    import yaml  # JSON is YAML as well
 
     try:
         found = yaml.safe_load(file.read_text())

@@ -186,7 +186,7 @@ def _talking_to(server: PrefectServer) -> Iterator[None]:
     """Prefect's client in this process talks to the private server."""
     before = dict(os.environ)
     os.environ.clear()
-    os.environ.update(server.environment, PREFECT_LOGGING_LEVEL="WARNING")
+    os.environ.update(server.environment, PREFECT_LOGGING_LEVEL="ERROR")
     _refresh_prefect()
     try:
         yield

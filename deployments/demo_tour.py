@@ -18,7 +18,7 @@ from prefect_datasync.deployments.demo import Stage, Teller
 from prefect_datasync.deployments.jobs import Status
 from prefect_datasync.deployments.postgres_servers import Server
 from prefect_datasync.deployments.workload import Workload
-from prefect_datasync.engine.errors import ControlError
+from prefect_datasync.engine.errors import ControlError, DatasyncError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.lsn import parse_lsn
 from prefect_datasync.engine.postgres.session import Server as Engine
@@ -29,6 +29,7 @@ from prefect_datasync.engine.spec import SyncSpec
 JOB, SOURCE, TARGET = "shop", "shop-source", "shop-target"
 LIVE_S, PAUSED_S = 6.0, 4.0
 WAIT_S = 120.0
+STAY_S = 10.0  #: between two lines while the demo stays up
 GENTLE_S = 0.5  #: between two transactions while the demo stays up
 
 
@@ -63,9 +64,17 @@ class Tour:
     def stay(self) -> None:
         """Keep the shop gently busy, for a look at the UI; ends by an interrupt."""
         self._shop.slow_down(GENTLE_S)
+        last = ""
         while True:
-            time.sleep(5)
-            self._tell(_indicators(self._now()))
+            try:
+                now = jobs.status(JOB)
+                line = _indicators(now) if now.state is JobState.RUNNING else str(now.state)
+            except DatasyncError as exc:  # the job is the user's to play with, and to delete
+                line = str(exc)
+            if line != last:
+                self._tell(line)
+            last = line
+            time.sleep(STAY_S)
 
     def close(self) -> None:
         """Close the shop."""
@@ -127,7 +136,6 @@ class Tour:
         return sum(t.rows for t in tables) + int(rows), sum(t.bytes for t in tables) + int(size)
 
     def _live(self) -> None:
-        self._shop.truncates = True
         until = time.monotonic() + LIVE_S
         while time.monotonic() < until:
             time.sleep(2)
@@ -189,7 +197,6 @@ class Tour:
         )
 
     def _verify(self) -> None:
-        self._shop.truncates = False
         report = jobs.verify(JOB, say=self._tell)
         show_report(report, self._tell)
         self._summary["verify"] = {"equal": report.equal, "rows": report.rows, **plain(report)}

@@ -115,8 +115,6 @@ class Workload:
 
     def __init__(self, dsn: str, *, seed: int = 1, pause_s: float = 0.01) -> None:
         self._dsn, self._random, self._pause_s = dsn, random.Random(seed), pause_s
-        #: A snapshot does not protect from TRUNCATE: a table truncated after it reads as empty.
-        self.truncates = False
         self._lock = threading.Lock()
         self._done: Counter[str] = Counter()
         self._fault: psycopg.Error | None = None
@@ -268,8 +266,6 @@ class Workload:
 
     def _empty(self, cursor: psycopg.Cursor) -> Counter[str]:
         """The baskets are emptied, and some filled again in the same transaction."""
-        if not self.truncates:
-            return Counter()
         cursor.execute("truncate baskets")
         cursor.execute(
             "insert into baskets select g, array[g], now() from generate_series(1, 20) g"

@@ -92,6 +92,7 @@ class Replication:
         self._stop, self._applied, self._now = stop, applied, now
         self._durable = self._received = position
         self._fold = Fold()
+        self._relations: dict[int, Relation] = {}
         self._ignored: set[int] = set()  # relations of the publication that are not ours
         self._table: TableFold | None = None  # of the last change: changes come in runs
         self._relid = -1
@@ -218,17 +219,20 @@ class Replication:
         return False
 
     def _relation(self, relation: Relation) -> None:
-        shape = self._target.bind(relation)
-        self._relid = -1
-        if shape is None:
-            self._ignored.add(relation.relid)
+        known = self._relations.get(relation.relid)
+        if known == relation:
             return
-        known = self._fold.table(relation.relid)
-        if known is not None and known.shape != shape:
-            # Rows of the old shape are written with the old columns: the target rebinds only now.
+        if known is not None:
+            # Rows of the old shape are written with the old columns, before the target learns the new.
             self._write(None)
             self._reap(block=True)
-        self._fold.bind(shape)
+        shape = self._target.bind(relation)
+        self._relid = -1
+        self._relations[relation.relid] = relation
+        if shape is None:
+            self._ignored.add(relation.relid)
+        else:
+            self._fold.bind(shape)
 
     def _truncate(self, change: Truncate) -> None:
         begin = self._begin

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ def _run(given: list[str]) -> int:
     # Prefect reads it at its import; a worker's flows keep their log.
     if given[:1] != ["worker"]:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # warns that it sends the last event
     from cyclopts import CycloptsError
 
     from prefect_datasync.deployments.cli import app

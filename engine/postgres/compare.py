@@ -6,13 +6,17 @@ order of columns may differ; binary would not either, since some types have no b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from prefect_datasync.engine.errors import CopyStopped
-from prefect_datasync.engine.postgres.catalog import Table, quote
+import psycopg
+
+from prefect_datasync.engine.errors import CopyStopped, TransientError
+from prefect_datasync.engine.postgres.catalog import Name, Table, quote
 from prefect_datasync.engine.postgres.session import Connection, translating
+from prefect_datasync.engine.postgres.table_copy import refuse_overtaken
 from prefect_datasync.engine.verify import (
     BUCKETS,
     Difference,
@@ -49,29 +53,55 @@ def compare_tables(
     source: Connection,
     target: Connection,
     tables: Iterable[Table],
-    present: set[tuple[str, str]],
-    notes: dict[tuple[str, str], str],
+    present: set[Name],
+    notes: dict[Name, str],
     *,
     stop: Callable[[], object | None] = lambda: None,
     say: Callable[[str], None] = lambda sentence: None,
-) -> tuple[TableVerdict, ...]:
-    """Compare tables one after the other; both servers work at the same time."""
-    verdicts = []
+) -> tuple[list[TableVerdict], list[Table]]:
+    """Compare tables one after the other; both servers work at the same time.
+
+    Returns:
+        The verdicts, and the tables that were truncated or rewritten since the snapshots were taken, on
+        either side: they need later snapshots.
+    """
+    verdicts: list[TableVerdict] = []
+    overtaken: list[Table] = []
     for table in tables:
         if stop() is not None:
             raise CopyStopped("the comparison was asked to stop")
-        with translating(f"compare {table.schema}.{table.name}"):
-            verdict = compare_table(
-                source,
-                target,
-                table,
-                exists=table.full_name in present,
-                note=notes.get(table.full_name, ""),
-            )
+        exists = table.full_name in present
+        sides = [source, target] if exists else [source]
+        try:
+            with (
+                contextlib.ExitStack() as stack,
+                translating(f"compare {table.schema}.{table.name}"),
+            ):
+                for side in sides:
+                    stack.enter_context(_unlocked_afterwards(side))
+                    refuse_overtaken(side, table)
+                note = notes.get(table.full_name, "")
+                verdict = compare_table(source, target, table, exists=exists, note=note)
+        except TransientError as exc:
+            if exc.error_code != "SNAPSHOT_OVERTAKEN":
+                raise
+            overtaken.append(table)
+            continue
         verdicts.append(verdict)
         state = "equal" if verdict.equal else "DIFFERENT"
         say(f"{table.schema}.{table.name}: {verdict.rows_source} rows, {state}")
-    return tuple(verdicts)
+    return verdicts, overtaken
+
+
+@contextlib.contextmanager
+def _unlocked_afterwards(connection: Connection) -> Iterator[None]:
+    """Locks that the block takes go with it: nobody waits for the end of a long comparison."""
+    connection.execute("savepoint compared")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(psycopg.OperationalError):
+            connection.execute("rollback to savepoint compared")
 
 
 def _both(ask: Callable[[Connection], Any], connections: list[Connection]) -> list[Any]:

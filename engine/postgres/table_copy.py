@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from prefect_datasync.engine import faults
-from prefect_datasync.engine.errors import CopyStopped
+from prefect_datasync.engine.errors import CopyStopped, TransientError
 from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.catalog import Table, quote
 from prefect_datasync.engine.postgres.lsn import format_lsn
@@ -56,6 +56,7 @@ def copy_unit(
                 out.execute("begin isolation level repeatable read, read only")
                 _run(out, f"SET TRANSACTION SNAPSHOT '{unit.snapshot}'")
                 faults.reach("snapshot.after_import")
+                refuse_overtaken(out, table)
                 into.execute("begin")
                 take_replica_role(into)
                 into.execute("set local maintenance_work_mem = '256MB'")
@@ -74,6 +75,30 @@ def copy_unit(
     finally:
         out.close()
     return copied
+
+
+def refuse_overtaken(connection: Connection, table: Table) -> None:
+    """Lock a table and make sure that the snapshot in force still shows its rows.
+
+    TRUNCATE and rewriting DDL are not MVCC-safe: to an older snapshot the table looks empty afterwards.
+    A table's row in `pg_class` comes from the snapshot, `pg_relation_filenode` tells of now.
+
+    Raises:
+        TransientError: code SNAPSHOT_OVERTAKEN; a later snapshot is needed.
+    """
+    connection.execute(f"LOCK TABLE ONLY {table.qualified} IN ACCESS SHARE MODE".encode())
+    row = connection.execute(
+        "select c.relfilenode = pg_relation_filenode(c.oid) from pg_class c"
+        " join pg_namespace n on n.oid = c.relnamespace where n.nspname = %s and c.relname = %s",
+        table.full_name,
+    ).fetchone()
+    if row != (True,):
+        raise TransientError(
+            f"table {table.schema}.{table.name} was truncated or rewritten after the snapshot",
+            effect="Its rows are read under a later one",
+            do="nothing: it is repeated",
+            code="SNAPSHOT_OVERTAKEN",
+        )
 
 
 def take_replica_role(connection: Connection) -> bool:

@@ -18,15 +18,16 @@ from collections.abc import Callable, Iterator
 
 from prefect_datasync.engine.errors import StateError, TransientError
 from prefect_datasync.engine.postgres import publication, slot, state, state_schema
-from prefect_datasync.engine.postgres.catalog import Identity, read_tables
+from prefect_datasync.engine.postgres.catalog import Identity, Name, read_tables
 from prefect_datasync.engine.postgres.compare import compare_tables
 from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.pull import Pull
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.spec import Keyless, SyncSpec
-from prefect_datasync.engine.verify import VerifyReport
+from prefect_datasync.engine.verify import TableVerdict, VerifyReport
 
 HOLD_S = 60
+ROUNDS = 4  #: a table that is truncated or rewritten meanwhile is compared again
 SLOT_WAIT_S = 20.0
 
 
@@ -46,8 +47,55 @@ def verify(
         CheckFailed: SLOT_WAIT, open transactions at the source kept the snapshot from being taken.
     """
     began = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        control = stack.enter_context(connect(target, f"datasync {key} verify"))
+    verdicts: list[TableVerdict] = []
+    left: set[Name] | None = None  # all
+    for _ in range(ROUNDS):
+        with contextlib.ExitStack() as stack:
+            mine = stack.enter_context(connect(source, f"datasync {key} verify"))
+            theirs = stack.enter_context(connect(target, f"datasync {key} verify"))
+            position, live = _snapshots(key, source, target, mine, theirs, stop, say)
+            tables = read_tables(mine, spec.selects)
+            notes = {
+                t.full_name: "no key: updates and deletes are not replicated"
+                for t in tables
+                if t.identity is Identity.NONE and spec.mode.streams
+            }
+            done, overtaken = compare_tables(
+                mine,
+                theirs,
+                [
+                    t
+                    for t in tables
+                    if t.kind == "r"
+                    and (left is None or t.full_name in left)
+                    and not (t.full_name in notes and spec.keyless is Keyless.COPY_ONLY)
+                ],
+                {t.full_name for t in read_tables(theirs, spec.selects)},
+                notes,
+                stop=stop,
+                say=say,
+            )
+        verdicts += done
+        left = {t.full_name for t in overtaken}
+        if not left:
+            break
+    note = "not compared: it was truncated or rewritten during each comparison"
+    verdicts += [TableVerdict(*name, 0, 0, False, note=note) for name in sorted(left or ())]
+    verdicts.sort(key=lambda verdict: (verdict.schema, verdict.name))
+    return VerifyReport(tuple(verdicts), position, live, time.monotonic() - began)
+
+
+def _snapshots(
+    key: str,
+    source: Server,
+    target: Server,
+    mine: Connection,
+    theirs: Connection,
+    stop: Callable[[], object | None],
+    say: Callable[[str], None],
+) -> tuple[str, bool]:
+    """Open snapshots of both sides that must be equal; the source's LSN, and whether the job streams."""
+    with connect(target, f"datasync {key} verify") as control:
         row = state.read_job(control, key) if state_schema.has_schema(control) else None
         if row is None or row.phase in ("creating", "copying"):
             raise StateError(
@@ -56,41 +104,15 @@ def verify(
                 do="wait until it is running, then verify",
                 code="NOT_COMPARABLE",
             )
-        mine = stack.enter_context(connect(source, f"datasync {key} verify"))
-        theirs = stack.enter_context(connect(target, f"datasync {key} verify"))
-        live = row.phase == "streaming" and not state.lock_is_free(target, key)
         if row.phase == "done":
             snapshot = slot.export_snapshot(source, f"datasync {key} verify")
             _open(mine, snapshot.name)
             _open(theirs, None)
             snapshot.close()
-            position = "now"
-        elif live:
-            position = _freeze(key, source, control, mine, theirs, stop, say)
-        else:
-            position = _still(key, source, row, mine, theirs, stop, say)
-        tables = read_tables(mine, spec.selects)
-        present = {t.full_name for t in read_tables(theirs, spec.selects)}
-        notes = {
-            t.full_name: "no key: updates and deletes are not replicated"
-            for t in tables
-            if t.identity is Identity.NONE and spec.mode.streams
-        }
-        verdicts = compare_tables(
-            mine,
-            theirs,
-            [
-                t
-                for t in tables
-                if t.kind == "r"
-                and not (t.full_name in notes and spec.keyless is Keyless.COPY_ONLY)
-            ],
-            present,
-            notes,
-            stop=stop,
-            say=say,
-        )
-    return VerifyReport(verdicts, position, live, time.monotonic() - began)
+            return "now", False
+        if state.lock_is_free(target, key):
+            return _still(key, source, row, mine, theirs, stop, say), False
+        return _freeze(key, source, control, mine, theirs, stop, say), True
 
 
 def _open(connection: Connection, snapshot: str | None) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,16 +26,17 @@ pytestmark = pytest.mark.timeout(300)
 def demo(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A demo whose private folder is made in *folder*; ended like a user would end it."""
     folder.chmod(0o755)  # as root its servers run as `nobody`
-    process = subprocess.Popen(
-        [*DEMO, *options],
-        env=os.environ | {"TMPDIR": str(folder)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=(folder / "progress.log").open("w"),
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    with (folder / "progress.log").open("w") as progress:
+        process = subprocess.Popen(
+            [*DEMO, *options],
+            env=os.environ | {"TMPDIR": str(folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=progress,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
     try:
         yield process
     finally:
@@ -48,8 +50,6 @@ def demo(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A short path that other users may enter: a socket's path has 107 bytes at most."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="demo-") as folder:
         yield Path(folder)
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from prefect_datasync.engine.errors import CopyStopped
+from prefect_datasync.engine.errors import CopyStopped, TransientError
 from prefect_datasync.engine.postgres.instance import open_instance
 from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.spec import SyncSpec
@@ -64,11 +64,14 @@ def main() -> None:
         say("holds")
         try:
             while instance.needs_copy and stop() is None:
-                units = instance.prepare()
-                with ThreadPoolExecutor(spec.copy_workers) as pool:
-                    list(pool.map(instance.copy, units))
-                instance.finish_copy()
-                say("copied")
+                try:
+                    units = instance.prepare()
+                    with ThreadPoolExecutor(spec.copy_workers) as pool:
+                        list(pool.map(instance.copy, units))
+                    instance.finish_copy()
+                    say("copied")
+                except TransientError as fault:
+                    instance.recover(fault, 1)
         except CopyStopped:
             pass
         if instance.needs_stream:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
-from prefect_datasync.engine.errors import CopyStopped
+from prefect_datasync.engine.errors import CopyStopped, TransientError
 from prefect_datasync.engine.metrics import Kpis
 from prefect_datasync.engine.postgres.instance import open_instance
 from prefect_datasync.engine.postgres.session import Server, connect
@@ -104,10 +104,13 @@ class Attempt:
             say=self.said.append,
         ) as instance:
             while instance.needs_copy and self._asked() is None:
-                units = instance.prepare()
-                with ThreadPoolExecutor(self.spec.copy_workers) as pool:
-                    list(pool.map(instance.copy, units))
-                instance.finish_copy()
+                try:
+                    units = instance.prepare()
+                    with ThreadPoolExecutor(self.spec.copy_workers) as pool:
+                        list(pool.map(instance.copy, units))
+                    instance.finish_copy()
+                except TransientError as fault:
+                    instance.recover(fault, 1)
             if instance.needs_stream:
                 instance.stream(report)
             self.kpis = instance.kpis()

@@ -67,6 +67,7 @@ TABLES = (
     Table("full identity, key and unique column", 9, 3, key=(0,), full=True, unique=2),
     Table("full identity, duplicates", 10, 2, full=True),
     Table("inserts only", 11, 2, insert_only=True),
+    Table("full identity, no key but a unique column", 12, 3, full=True, unique=1),
 )
 
 

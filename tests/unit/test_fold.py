@@ -179,6 +179,18 @@ def test_a_key_change_takes_what_was_not_sent_from_an_earlier_change_of_the_batc
     assert fold.take() == (Merge(1, [(b"1",)], [], [row("2", "b", "big")]),)
 
 
+def test_under_full_identity_what_was_not_sent_comes_from_the_old_row():
+    whole = Shape(1, "public.t", 3, key=(0,), old_is_whole=True)
+    fold, table = plain(whole)
+    table.update(row("1", "a", "big"), row("2", "b", None), True)
+    assert fold.take() == (Merge(1, [(b"1",)], [], [row("2", "b", "big")]),)
+    fold, table = plain(Shape(1, "public.t", 3, old_is_whole=True))
+    table.update(row("1", "a", "big"), row("2", "b", None), True)
+    (step,) = fold.take()
+    assert isinstance(step, OneByOne)
+    assert step.changes == [(Op.UPDATE, row("1", "a", "big"), row("2", "b", "big"))]
+
+
 def test_keys_that_swap_become_two_updates():
     fold, table = plain()
     for old, new in (("1", "0"), ("2", "1"), ("0", "2")):

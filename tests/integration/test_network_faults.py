@@ -1,0 +1,120 @@
+"""The network between the job and a server fails in every way it can: the job goes on, and both sides are equal."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from attempts import KEY, execute, load, running
+from chaos_proxy import proxied
+
+from prefect_datasync.engine.postgres import walsender
+from prefect_datasync.engine.postgres.session import connect
+from prefect_datasync.engine.postgres.state import read_checkpoint
+from prefect_datasync.engine.spec import SyncSpec
+
+SPEC = SyncSpec(tables=("public.*",), chunk_bytes=1024 * 1024, batch_rows=500)
+LEGS = ("source", "target")
+SCHEMA = (
+    "create table t (id bigint primary key, v int, x text)",
+    "create table log (id bigint, n int)",
+    "insert into t select g, 0, repeat('x', 400) from generate_series(1, 20000) g",
+)
+CHANGES = (
+    "update t set v = v + 1 where id % 500 = {n} % 500;"
+    " insert into log select g, {n} from generate_series(1, 20) g;"
+    " delete from t where id = {n} + 1; insert into t values (-{n}, 0, 'new')"
+)
+BREAK = {
+    "reset": ["reset"],
+    "fin": ["fin"],
+    "torn message": ["cut 3000"],
+    "refused for a while": ["refuse", "reset"],
+    "slow": ["latency 0.02"],
+    "byte by byte": ["drip"],
+}
+
+
+def position(target) -> str | None:
+    known = read_checkpoint(target, KEY)
+    return None if known is None or known.phase != "streaming" else known.position
+
+
+def moves_on(target, attempt, seconds=20) -> float:
+    """Waits until the job's position has moved, and tells how long that took."""
+    began, before = time.monotonic(), position(target)
+    while (now := position(target)) is None or now == before:
+        assert attempt.error is None, attempt.error
+        assert time.monotonic() - began < seconds, "the job did not go on: " + "\n".join(
+            attempt.said
+        )
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+@pytest.fixture(params=LEGS)
+def leg(request, source, target):
+    """Both servers as the job reaches them, and what gives the proxy of one of them a command."""
+    with proxied(source if request.param == "source" else target) as (through, order):
+        yield (through, target, order) if request.param == "source" else (source, through, order)
+
+
+@pytest.mark.parametrize("how", BREAK)
+def test_a_stream_goes_on_after_its_network_was(how, leg, source, target):
+    execute(source, *SCHEMA)
+    to_source, to_target, order = leg
+    with (
+        load(source, lambda n: CHANGES.format(n=n)),
+        running(to_source, to_target, SPEC) as attempt,
+    ):
+        moves_on(target, attempt)
+        for command in BREAK[how]:
+            order(command)
+        time.sleep(1)
+        for command in ("pass", "latency 0"):
+            order(command)
+        moves_on(target, attempt)
+        assert moves_on(target, attempt) < 10
+    with running(source, target, SPEC) as attempt:
+        report = attempt.verify()
+    assert [t for t in report.tables if not t.equal] == []
+
+
+@pytest.mark.parametrize("how", ["reset", "torn message", "refused for a while"])
+def test_a_copy_goes_on_after_its_network_was(how, leg, source, target):
+    execute(source, *SCHEMA)
+    to_source, to_target, order = leg
+    with load(source, lambda n: CHANGES.format(n=n)):
+        order("latency 0.005")
+        with running(to_source, to_target, SPEC) as attempt:
+            while (known := read_checkpoint(target, KEY)) is None or known.records < 3000:
+                assert attempt.error is None, attempt.error
+                time.sleep(0.02)
+            for command in BREAK[how]:
+                order(command)
+            time.sleep(0.5)
+            for command in ("pass", "latency 0"):
+                order(command)
+            moves_on(target, attempt)
+            report = attempt.verify()
+    assert [t for t in report.tables if not t.equal] == []
+    assert any("Attempt 1 to go on" in sentence for sentence in attempt.said)
+
+
+def test_a_source_that_is_silent_behind_an_open_connection_is_given_up(source, target, monkeypatch):
+    monkeypatch.setattr(walsender, "SILENCE_S", 1.0)
+    execute(source, *SCHEMA)
+    with proxied(source) as (through, order), running(through, target, SPEC) as attempt:
+        moves_on(target, attempt)
+        execute(source, "insert into log values (1, 1)")
+        moves_on(target, attempt)
+        order("half_open")
+        execute(source, "insert into log values (2, 2)")
+        began = time.monotonic()
+        while not any("no sign of life" in sentence for sentence in attempt.said):
+            assert time.monotonic() - began < 10
+            time.sleep(0.1)
+        order("pass")
+        order("reset")
+        moves_on(target, attempt)
+        assert attempt.verify().equal
