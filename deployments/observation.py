@@ -26,6 +26,7 @@ from prefect_datasync.tasks.history import ENDS, InstanceRecord, read_record, re
 from prefect_datasync.tasks.reporting import HEADING
 
 POLL_S = 0.5
+LATE_REPORT_S = 15.0
 _AT_REST = (JobState.NEVER_STARTED, JobState.SUCCEEDED, JobState.FAILED)
 
 
@@ -121,7 +122,7 @@ def wait_for_state(name: str, states: Collection[JobState], timeout_s: float) ->
     """The job's state, once it is one of *states*.
 
     Raises:
-        ControlError: JOB_FAILED at once when it failed instead; TIMEOUT.
+        ControlError: JOB_FAILED when it failed instead; TIMEOUT.
     """
     until = time.monotonic() + timeout_s
     with control_plane() as client:
@@ -130,7 +131,7 @@ def wait_for_state(name: str, states: Collection[JobState], timeout_s: float) ->
             run, state = job_now(client, job)
             if state in states:
                 return state
-            if state is JobState.FAILED:
+            if state is JobState.FAILED and not _may_be_a_late_report(run):
                 raise job_failed(name, run)
             if time.monotonic() > until:
                 raise ControlError(
@@ -140,6 +141,15 @@ def wait_for_state(name: str, states: Collection[JobState], timeout_s: float) ->
                     code="TIMEOUT",
                 )
             time.sleep(POLL_S)
+
+
+def _may_be_a_late_report(run: FlowRun | None) -> bool:
+    """Whether a Crashed may be of an earlier attempt: a worker reports a death a second time, seconds
+    later, also when a new attempt is on its way; that attempt puts it right as soon as it holds the job."""
+    if run is None or run.state is None or not run.state.is_crashed():
+        return False
+    age = datetime.now(UTC) - run.state.timestamp
+    return age.total_seconds() < LATE_REPORT_S
 
 
 def job_now(client: SyncPrefectClient, job: Job) -> tuple[FlowRun | None, JobState]:
