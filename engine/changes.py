@@ -60,6 +60,14 @@ class Insert(NamedTuple):
     size: int  #: bytes as received
 
 
+class Inserts(NamedTuple):
+    """New rows of one table that came one after the other, all in the same transaction."""
+
+    relid: int
+    rows: list[Row]
+    size: int  #: bytes as received
+
+
 class Update(NamedTuple):
     """A changed row. `old` holds the previous key (other columns NULL) or, under FULL, the previous row."""
 
@@ -100,5 +108,5 @@ class Idle(NamedTuple):
 IDLE = Idle()
 
 Change: TypeAlias = (
-    Begin | Commit | Insert | Update | Delete | Truncate | Relation | Heartbeat | Idle
+    Begin | Commit | Insert | Inserts | Update | Delete | Truncate | Relation | Heartbeat | Idle
 )

@@ -132,6 +132,14 @@ class TableFold:
         else:
             self._rows.append(row)
 
+    def insert_all(self, rows: list[Row]) -> None:
+        """Add new rows."""
+        if self._net is not None or self._changes or set(map(len, rows)) != {self.shape.width}:
+            for row in rows:
+                self.insert(row)
+        else:
+            self._rows += rows
+
     def update(self, old: Row | None, row: Row, unsent: bool) -> None:
         """Add a new version of a row; *unsent* says that *row* holds None."""
         shape = self.shape

@@ -63,6 +63,10 @@ class Meter:
             self._commit_s = commit_time_us / 1e6 + POSTGRES_EPOCH_S - self.clock_offset_s
             self._emit_ms = max(0, round((now - self._commit_s) * 1000))
 
+    def recount(self, records: int, size: int) -> None:
+        """Set the counters to what the target holds: after a fault it may be more than was seen."""
+        self.records, self.bytes = records, size
+
     def end_copy(self) -> None:
         """The rates from here on are those of the stream."""
         self.copying = False

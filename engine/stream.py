@@ -11,30 +11,33 @@ than a batch is written piece by piece into one open target transaction, so memo
 from __future__ import annotations
 
 import contextlib
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from prefect_datasync.engine import faults
+from prefect_datasync.engine import copied, faults
 from prefect_datasync.engine.changes import (
     Begin,
     Commit,
     Delete,
     Heartbeat,
+    Idle,
     Insert,
+    Inserts,
     Relation,
     Truncate,
     Update,
 )
-from prefect_datasync.engine.errors import DataError, TransientError
+from prefect_datasync.engine.errors import DataError, DatasyncError, TransientError
 from prefect_datasync.engine.fold import Fold, TableFold
+from prefect_datasync.engine.garbage import rare_collections
 from prefect_datasync.engine.ports import Applier, Batch, ChangeStream
 
 IDLE_POSITION_BYTES = (
     16 * 1024 * 1024
 )  #: an idle position is recorded after so much foreign WAL ...
 STOP_PATIENCE_S = 3  #: how long a stop waits for the batch that is being written
+FAULT_PATIENCE_S = 30  #: how long a fault waits for it
 IDLE_POSITION_S = 10.0  #: ... or so much time, whichever comes first
 
 
@@ -46,20 +49,6 @@ class Applied:
     records: int
     bytes: int
     commit_time_us: int | None  #: of the last source transaction; None for an idle position
-
-
-@contextlib.contextmanager
-def rare_collections() -> Iterator[None]:
-    """Let Python look for cycles a hundred times as rarely as usual.
-
-    Rows are containers by the million and never part of a cycle; looking costs a quarter of the time.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(100 * 700, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 class Replication:
@@ -106,12 +95,18 @@ class Replication:
         self._idle_at = now()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="apply")
         self._writing: Future[None] | None = None
+        self._writing_at = 0.0
         self._written: Batch | None = None
 
     @property
     def pending(self) -> bool:
         """Whether something was received that is not durable yet."""
         return bool(self._begin or self._end or self._writing)
+
+    @property
+    def writing_s(self) -> float:
+        """For how many seconds the target has been at work on the batch under way."""
+        return 0.0 if self._writing is None else self._now() - self._writing_at
 
     def run(self) -> None:
         """Go until `stop`; on return everything that was applied is acknowledged."""
@@ -127,6 +122,9 @@ class Replication:
                     if isinstance(change, (Insert, Update, Delete)):
                         if not self._skip:
                             take_row(change)
+                    elif isinstance(change, Inserts):
+                        if not self._skip:
+                            self._inserts(change)
                     else:
                         take(change)
                     if self._halted:
@@ -142,6 +140,7 @@ class Replication:
                 raise
             return  # cancelled, or lost while stopping: the caller closes the connection
         finally:
+            self._settle()
             self._writer.shutdown(wait=True)
         if self._open:
             self._target.roll_back()
@@ -161,25 +160,23 @@ class Replication:
                 self._truncate(change)
         elif isinstance(change, Heartbeat):
             self._heartbeat(change)
+        elif isinstance(change, Idle):
+            self._reap(block=False)
+            self._halted = self._stop() is not None
 
     def _row(self, change: Insert | Update | Delete) -> None:
         table, fold = self._table, self._fold
         if change.relid != self._relid:
-            if change.relid in self._ignored:
-                return
-            table = fold.table(change.relid)
-            if table is None:
-                raise DataError(
-                    f"the stream holds a change of relation {change.relid} that it never described",
-                    effect="The transaction was not applied",
-                    code="STREAM_INCONSISTENT",
-                )
-            self._table, self._relid = table, change.relid
-        assert table is not None
+            table = self._find(change.relid)
+        if table is None:
+            return
         assert self._begin is not None
         shape = table.shape
-        if self._begin.commit_lsn < shape.copied_lsn and not self._admitted(table, change):
-            return
+        if self._begin.commit_lsn < shape.copied_lsn:
+            part = copied.belonging(table, change, self._begin.commit_lsn)
+            if part is None:
+                return
+            change = part
         fold.records += 1
         fold.bytes += change.size
         if isinstance(change, Insert):
@@ -191,32 +188,33 @@ class Replication:
         if fold.records >= 2 * self._batch_rows or fold.bytes >= 2 * self._batch_bytes:
             self._write(None)
 
-    def _admitted(self, table: TableFold, change: Insert | Update | Delete) -> bool:
-        """Whether a row belongs to the stream although its table was copied later than the commit."""
-        admits, begin = table.shape.admits, self._begin
-        if admits is None or begin is None:
-            return False
-        if isinstance(change, Insert):
-            return admits(begin.commit_lsn, change.row)
-        if isinstance(change, Delete):
-            return admits(begin.commit_lsn, change.old)
-        if change.old is None or table.same_key(change.old, change.row):
-            return admits(begin.commit_lsn, change.row)
-        # The row moves between two parts of the table that were copied at different times.
-        left, came = admits(begin.commit_lsn, change.old), admits(begin.commit_lsn, change.row)
-        if left and came:
-            return True
-        self._fold.records += 1
-        if left:
-            table.delete(change.old)
-        elif came:
-            if change.unsent:
-                raise _overtaken(
-                    f"a row of {table.shape.name} moved between parts that were copied at"
-                    " different times, and the source did not send all of its values"
-                )
-            table.insert(change.row)
-        return False
+    def _inserts(self, change: Inserts) -> None:
+        table, fold, begin = self._find(change.relid), self._fold, self._begin
+        if table is None:
+            return
+        assert begin is not None
+        if begin.commit_lsn < table.shape.copied_lsn:
+            share, rest = divmod(change.size, len(change.rows))
+            for number, row in enumerate(change.rows):
+                self._row(Insert(change.relid, row, share + (number < rest)))
+            return
+        fold.records += len(change.rows)
+        fold.bytes += change.size
+        table.insert_all(change.rows)
+        if fold.records >= 2 * self._batch_rows or fold.bytes >= 2 * self._batch_bytes:
+            self._write(None)
+
+    def _find(self, relid: int) -> TableFold | None:
+        """Where a table's changes go; None for a table that is not ours. Remembered for the next change."""
+        table = self._fold.table(relid)
+        if table is None and relid not in self._ignored:
+            raise DataError(
+                f"the stream holds a change of relation {relid} that it never described",
+                effect="The transaction was not applied",
+                code="STREAM_INCONSISTENT",
+            )
+        self._table, self._relid = table, relid
+        return table
 
     def _relation(self, relation: Relation) -> None:
         known = self._relations.get(relation.relid)
@@ -242,8 +240,7 @@ class Replication:
             table = self._fold.table(relid)
             if table is None or begin.commit_lsn < table.shape.first_copied_lsn:
                 continue
-            if begin.commit_lsn < table.shape.copied_lsn:
-                raise _overtaken(f"{table.shape.name} was truncated while parts of it were copied")
+            copied.refuse_truncate(table.shape, begin.commit_lsn)
             relids.append(relid)
         if relids:
             self._fold.clear(tuple(relids), change.restart_identity)
@@ -287,6 +284,7 @@ class Replication:
         self._end = None
         self._open = end is None
         self._written = batch
+        self._writing_at = self._now()
         self._writing = self._writer.submit(self._target.apply, batch)
         self._halted = self._stop() is not None
 
@@ -323,18 +321,21 @@ class Replication:
         faults.reach("ack.after_send")
         self._applied(Applied(position, records, size, commit_time_us))
 
+    def _settle(self) -> None:
+        """On the way out, wait until nothing is being written; after a while, see to it."""
+        waited = 0
+        while self._writing is not None and not self._writing.done():
+            wait([self._writing], 1.0)
+            waited += 1
+            stopped = False
+            with contextlib.suppress(DatasyncError):
+                stopped = self._stop() is not None
+            if waited >= (STOP_PATIENCE_S if stopped else FAULT_PATIENCE_S):
+                self._target.cancel()
+
     def _finish(self) -> None:
         """Bring every whole transaction that was received to the target, if no part of one follows."""
         self._reap(block=True)
         if self._end is not None and self._begin is None:
             self._write(self._end)
             self._reap(block=True)
-
-
-def _overtaken(what: str) -> DataError:
-    return DataError(
-        what,
-        effect="The transaction was not applied",
-        do="run `datasync restart JOB`",
-        code="COPY_OVERTAKEN",
-    )

@@ -17,6 +17,7 @@ from prefect_datasync.engine.errors import DatasyncError, SchemaChanged
 from prefect_datasync.engine.fold import Clear, Shape, Step
 from prefect_datasync.engine.metrics import POSTGRES_EPOCH_S
 from prefect_datasync.engine.ports import Batch
+from prefect_datasync.engine.postgres.cancelling import sever
 from prefect_datasync.engine.postgres.catalog import Table
 from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.session import Connection, translated
@@ -56,6 +57,7 @@ class PostgresApplier:
         self._key, self._epoch, self._position = key, epoch, position
         self._tables, self._targets, self._copied = tables, targets, copied
         self._bindings: dict[int, Binding] = {}
+        self._cancelled = 0
         self._open = False
         self._recorded = False  # the open transaction has moved the position already
         self._open_counts = [0, 0, 0]  # transactions, records, bytes of the open transaction
@@ -121,9 +123,13 @@ class PostgresApplier:
         self._position = position
 
     def cancel(self) -> None:
-        """See `ports.Applier.cancel`."""
+        """See `ports.Applier.cancel`; a target that does not answer is given up at the second call."""
+        self._cancelled += 1
+        if self._cancelled > 1:
+            sever(self._connection)
+            return
         with contextlib.suppress(psycopg.Error):
-            self._connection.cancel_safe(timeout=2)
+            self._connection.cancel_safe(timeout=1)
 
     def roll_back(self) -> None:
         """See `ports.Applier.roll_back`."""

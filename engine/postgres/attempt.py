@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefect_datasync.engine.metrics import Meter
+from prefect_datasync.engine.postgres import state
 from prefect_datasync.engine.postgres.hold import Hold
 from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.spec import SyncSpec
@@ -33,6 +34,12 @@ class Attempt:
     def key(self) -> str:
         """The engine's name of the job."""
         return self.hold.key
+
+    def recount(self) -> None:
+        """Set the meter by the job's rows."""
+        counted = state.checkpoint(self.hold.connection, self.key)
+        if counted is not None:
+            self.meter.recount(counted.records, counted.bytes)
 
     def application(self, purpose: str) -> str:
         """What the servers show as `application_name`."""

@@ -8,9 +8,11 @@ and either completes or removes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 from prefect_datasync.engine import faults
+from prefect_datasync.engine.errors import CheckFailed
 from prefect_datasync.engine.postgres import ddl, publication, slot, state
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.catalog import Name, Table, quote, read_tables
@@ -34,6 +36,8 @@ def begin(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> slot
     published: str | None = None
     if spec.mode.streams:
         publications = publication.plan(key, tables, spec.keyless)
+        with contextlib.suppress(CheckFailed):  # an administrator's: it does no harm
+            publication.drop(source, key, keep=publications)
         publication.create(source, publications)
         faults.reach("publication.after_create")
         published = publication.fingerprint(source, [p.name for p in publications])

@@ -83,6 +83,7 @@ class Instance:
         self._copying.close()
         if self._attempt.stop() is None:
             self._hold.take_over(self._attempt.stop)
+            self._attempt.recount()
 
     def stream(self, report: Callable[[Kpis], None]) -> None:
         """Follow the source until `stop` answers; reconnects by itself.
@@ -149,9 +150,8 @@ def open_instance(
         hold.take()
         if not hold.resumed:
             hold.begin_instance()
-        counted = state.checkpoint(hold.connection, key)
-        meter = Meter(counted.records, counted.bytes) if counted else Meter()
-        attempt = Attempt(hold, source, target, spec, stop, say, meter)
+        attempt = Attempt(hold, source, target, spec, stop, say, Meter())
+        attempt.recount()
         instance = Instance(attempt, resumed=resumed)
         try:
             yield instance

@@ -31,18 +31,16 @@ from prefect_datasync.engine.changes import (
     Update,
 )
 from prefect_datasync.engine.errors import ProtocolError
+from prefect_datasync.engine.postgres.copy_format import NULL_BINARY, NULL_TEXT, escape_text
 from prefect_datasync.engine.postgres.fields import Fields
 from prefect_datasync.engine.postgres.unfinished import StreamControl, TwoPhase, read_unfinished
 
-NULL_BINARY = b"\xff\xff\xff\xff"
-NULL_TEXT = b"\\N"
 MAX_COLUMNS = 1664  # MaxTupleAttributeNumber
 
 _u16 = struct.Struct(">H").unpack_from
 _u32 = struct.Struct(">I").unpack_from
 _begin = struct.Struct(">QqI")
 _commit = struct.Struct(">BQQq")
-_SPECIAL = b"\\\t\n\r\b\f\v"
 
 
 class TypeName(NamedTuple):
@@ -70,22 +68,6 @@ class OriginName(NamedTuple):
 
 
 Message: TypeAlias = Change | TypeName | LogicalMessage | OriginName | StreamControl | TwoPhase
-
-
-def escape_text(value: bytes) -> bytes:
-    """A text value as COPY's text format takes it."""
-    # for short values one look is cheaper than seven; replace() copies only what it changes
-    if len(value) < 64 and len(value.translate(None, _SPECIAL)) == len(value):
-        return value
-    return (
-        value.replace(b"\\", b"\\\\")
-        .replace(b"\t", b"\\t")
-        .replace(b"\n", b"\\n")
-        .replace(b"\r", b"\\r")
-        .replace(b"\b", b"\\b")
-        .replace(b"\f", b"\\f")
-        .replace(b"\v", b"\\v")
-    )
 
 
 class Decoder:
@@ -198,6 +180,21 @@ class Decoder:
         if self._unsent:
             raise _not_sent("an insert")
         return Insert(relid, row, size)
+
+    def inserted(self, message: bytes) -> Row:
+        """The row of an insert, without the rest: for runs of inserts into one table.
+
+        Raises:
+            ProtocolError: as `decode`.
+        """
+        try:
+            row, end = self._tuple(message, 6)
+            if end == len(message) and message[5] == 78 and not self._unsent:  # 'N'
+                return row
+        except (IndexError, struct.error):
+            pass
+        self.decode(message)
+        raise _wrong_length("I", len(message))
 
     def _update(self, message: bytes) -> Update:
         at = 5 if self._streaming else 1

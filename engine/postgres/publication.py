@@ -89,21 +89,19 @@ def create(connection: Connection, publications: Sequence[Publication]) -> None:
             _run(connection, publication.create_sql)
 
 
-def drop(connection: Connection, key: str) -> None:
-    """Remove the job's publications, if they are there."""
+def drop(connection: Connection, key: str, *, keep: Sequence[Publication] = ()) -> None:
+    """Remove the job's publications, as far as they are there."""
     for kind in ("rows", "inserts"):
         name = f"datasync_{slug(key)}_{kind}"
+        if name in [p.name for p in keep]:
+            continue
         with translating(f"drop publication {name}"):
             _run(connection, f"DROP PUBLICATION IF EXISTS {quote(name)}")
 
 
-def existing(connection: Connection, key: str) -> tuple[str, ...]:
-    """The names of the job's publications that are there."""
-    rows = connection.execute(
-        "select pubname from pg_publication where pubname = any(%s) order by 1",
-        ([f"datasync_{slug(key)}_{kind}" for kind in ("rows", "inserts")],),
-    ).fetchall()
-    return tuple(r[0] for r in rows)
+def names(recorded: str | None) -> tuple[str, ...]:
+    """The names of the publications whose `fingerprint` was recorded."""
+    return tuple(each.split(":")[0] for each in recorded.split(";")) if recorded else ()
 
 
 def fingerprint(connection: Connection, names: Sequence[str]) -> str:
@@ -113,15 +111,16 @@ def fingerprint(connection: Connection, names: Sequence[str]) -> str:
     return ";".join(":".join(map(str, row)) for row in rows)
 
 
-def check(connection: Connection, names: Sequence[str], recorded: str | None) -> None:
+def check(connection: Connection, recorded: str | None) -> None:
     """Refuse to go on with publications that somebody changed: changes in between were not sent.
 
     Raises:
         StateError: code PUBLICATION_CHANGED.
     """
-    if recorded is not None and fingerprint(connection, names) != recorded:
+    if recorded is not None and fingerprint(connection, names(recorded)) != recorded:
         raise StateError(
-            f"the definition of publication {' or '.join(names)} is not the one the job began with",
+            f"the definition of publication {' or '.join(names(recorded))} is not the one the job"
+            " began with",
             effect="The job stopped; changes of tables that were taken out are not in the target",
             do="leave the job's publications alone, and run `datasync restart JOB`",
             code="PUBLICATION_CHANGED",

@@ -45,6 +45,11 @@ PINNED = {
     "synchronous_commit": "on",
     "default_transaction_read_only": "off",
     "default_transaction_isolation": r"read\ committed",
+    # The server lets a lost client's locks go as soon as we notice a lost server.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30000",
 }
 #: Since which server version a further timeout exists, and so must be off.
 PINNED_SINCE = {140000: "idle_session_timeout", 170000: "transaction_timeout"}

@@ -22,11 +22,13 @@ from prefect_datasync.engine.errors import (
     StateError,
     TransientError,
 )
+from prefect_datasync.engine.postgres.cancelling import within
 from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn, parse_lsn
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.postgres.state import JobRow, slug
 
 REPORT_S = 5.0
+ANSWER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ def identify(server: Server, application: str) -> System:
     with (
         contextlib.closing(connect(server, application, replication=True)) as connection,
         translating(f"identify {server.address}"),
+        within(ANSWER_S, connection),
     ):
         row = connection.execute("IDENTIFY_SYSTEM").fetchone()
     assert row is not None

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 
 from prefect_datasync.engine import faults
-from prefect_datasync.engine.errors import Fenced, TransientError
+from prefect_datasync.engine.errors import CopyStopped, Fenced, TransientError
 from prefect_datasync.engine.holding import HoldingStream
 from prefect_datasync.engine.metrics import Kpis
 from prefect_datasync.engine.postgres import publication, slot, state
 from prefect_datasync.engine.postgres.apply import PostgresApplier
 from prefect_datasync.engine.postgres.attempt import Attempt
+from prefect_datasync.engine.postgres.cancelling import cancelling, within
 from prefect_datasync.engine.postgres.catalog import Table, read_tables
 from prefect_datasync.engine.postgres.feed import FarBehind, Feed
 from prefect_datasync.engine.postgres.lsn import parse_lsn
@@ -32,6 +33,9 @@ REPORT_S = 2.0
 LOOK_S = 0.5  #: how often the job's row is looked at, which also proves the lock
 PUBLICATION_S = 60.0  #: how often the publications are compared with what was recorded
 LONGEST_PAUSE_S = 30.0
+CHECK_S = 60.0  #: a source that takes longer to look at is taken for lost
+ANSWER_S = 10.0  #: a target that does not answer so long is taken for lost
+BUSY_S = 3.0  #: how often the source is looked at while the target is busy with one batch
 
 
 class StreamStage:
@@ -41,7 +45,8 @@ class StreamStage:
         self._attempt, self._hold, self._meter = attempt, attempt.hold, attempt.meter
         self._stop, self._say = attempt.stop, attempt.say
         self._report: Callable[[Kpis], None] = lambda kpis: None
-        self._reported = self._looked = self._compared = 0.0
+        self._reported = self._looked = self._compared = self._asked = 0.0
+        self._applying: Connection | None = None
         self._feed: Feed | None = None
         self._holding: HoldingStream | None = None
         self._replication: Replication | None = None
@@ -62,6 +67,8 @@ class StreamStage:
             try:
                 self._session()
                 return
+            except CopyStopped:
+                return
             except FarBehind as exc:
                 self._say(str(exc))
             except TransientError as exc:
@@ -79,13 +86,17 @@ class StreamStage:
         assert row.slot is not None
         assert row.pos is not None
         system = slot.identify(self._attempt.source, attempt.application("identify"))
-        with connect(self._attempt.source, attempt.application("check")) as source:
+        with (
+            connect(self._attempt.source, attempt.application("check")) as source,
+            cancelling(self._stop, source),
+            within(CHECK_S, source),
+        ):
             slot.check_invariants(source, system, row)
-            publications = publication.existing(source, key)
-            publication.check(source, publications, row.publications)
+            publication.check(source, row.publications)
             self._meter.clock_offset_s = clock_offset_s(source)
             tables = {t.relid: t for t in read_tables(source, spec.selects)}
         applying = connect(self._attempt.target, attempt.application("apply"))
+        self._applying = applying
         try:
             with translating("prepare the target's session"):
                 take_replica_role(applying)
@@ -96,7 +107,7 @@ class StreamStage:
                     copied=self._copied(tables),
                     binary=row.binary_stream,
                 )  # fmt: skip
-            self._feed = self._open_feed(row, publications)
+            self._feed = self._open_feed(row)
             self._holding = feed = HoldingStream(self._feed)
             try:
                 self._replication = Replication(
@@ -114,10 +125,12 @@ class StreamStage:
                 self._replication = self._holding = None
                 feed.close()
         finally:
+            self._applying = None
             applying.close()
 
-    def _open_feed(self, row: state.JobRow, publications: tuple[str, ...]) -> Feed:
+    def _open_feed(self, row: state.JobRow) -> Feed:
         attempt, binary = self._attempt, row.binary_stream
+        publications = publication.names(row.publications)
         assert row.slot is not None
         assert row.pos is not None
         name, application = row.slot, attempt.application("stream")
@@ -165,6 +178,8 @@ class StreamStage:
         self._meter.add(time.time(), step.records, step.bytes, step.commit_time_us)
 
     def _tick(self) -> object | None:
+        if (asked := self._stop()) is not None:
+            return asked
         now = time.monotonic()
         if now - self._reported >= REPORT_S:
             self._reported = now
@@ -176,16 +191,24 @@ class StreamStage:
         if now - self._looked >= LOOK_S:
             self._looked = now
             self._look()
+        if (
+            self._replication is not None
+            and self._replication.writing_s > BUSY_S
+            and now - self._asked > BUSY_S
+        ):
+            self._asked = now
+            self._let_the_source_stop()
         if now - self._compared >= PUBLICATION_S:
             if self._compared:
                 self._compare_publications()
             self._compared = now
-        return self._stop()
+        return None
 
     def _look(self) -> None:
         """Prove that the lock's connection lives, and hold the stream where a verifier asks for it."""
         holding, hold, replication = self._holding, self._hold, self._replication
-        with translating("look at the job's row"):
+        theirs = [hold.connection] + ([self._applying] if self._applying else [])
+        with translating("look at the job's row"), within(ANSWER_S, *theirs):
             row = hold.connection.execute(
                 "select hold_lsn::text, held_lsn is null from prefect_datasync.job where job = %s"
                 " and epoch = %s and (hold_until > now()) is not false",
@@ -203,11 +226,23 @@ class StreamStage:
         if holding.limit is not None and not holding.reached and self._feed is not None:
             self._feed.ask()
 
+    def _let_the_source_stop(self) -> None:
+        """Hang up if the source is shutting down: it waits for our confirmation of what it has sent.
+
+        Raises:
+            TransientError: it is, or it cannot be reached.
+        """
+        try:
+            connect(self._attempt.source, self._attempt.application("look")).close()
+        except TransientError:
+            if self._feed is not None:
+                self._feed.close()
+            raise
+
     def _compare_publications(self) -> None:
         attempt = self._attempt
         with connect(attempt.source, attempt.application("check")) as source:
-            names = publication.existing(source, attempt.key)
-            publication.check(source, names, self._hold.row.publications)
+            publication.check(source, self._hold.row.publications)
 
     # -- after a fault ---------------------------------------------------------------------------
 
@@ -226,6 +261,7 @@ class StreamStage:
         while self._stop() is None:
             try:
                 self._hold.take_over(self._stop)
+                self._attempt.recount()
                 return
             except Fenced:
                 raise

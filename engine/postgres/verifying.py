@@ -218,8 +218,7 @@ def _still(
         _open(theirs, None)
     finally:
         snapshot.close()
-    with connect(source, f"datasync {key} verify") as look:
-        publications = publication.existing(look, key)
+    publications = publication.names(row.publications)
     pull = Pull(source, f"datasync {key} verify", row.slot, publications, row.binary_stream)
     try:
         ours = pull.first_commit_with_rows(row.pos)

@@ -23,6 +23,7 @@ from psycopg import pq
 
 from prefect_datasync.engine.changes import Change, Heartbeat
 from prefect_datasync.engine.errors import TransientError
+from prefect_datasync.engine.postgres.cancelling import within
 from prefect_datasync.engine.postgres.catalog import literal
 from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.pgoutput import Decoder
@@ -74,7 +75,7 @@ class Walsender:
         )
         command = f'START_REPLICATION SLOT "{slot}" LOGICAL {format_lsn(start)} ({options})'
         try:
-            with translating(self._where):
+            with translating(self._where), within(2 * SILENCE_S, self._connection):
                 result = self._pg.exec_(command.encode())
                 if result.status != pq.ExecStatus.COPY_BOTH:
                     raise psycopg.errors.error_from_result(result)

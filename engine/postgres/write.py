@@ -20,12 +20,13 @@ from prefect_datasync.engine.errors import DataError
 from prefect_datasync.engine.fold import Append, Clear, Merge, OneByOne, Op, Step
 from prefect_datasync.engine.postgres.catalog import quote
 from prefect_datasync.engine.postgres.copy_format import (
+    NULL_BINARY,
+    NULL_TEXT,
     binary_rows,
     by_unknown,
     text_rows,
     unescaped,
 )
-from prefect_datasync.engine.postgres.pgoutput import NULL_BINARY, NULL_TEXT
 from prefect_datasync.engine.postgres.target_table import Binding
 
 FEW_ROWS = 12  #: up to so many rows of a merge are written one by one
@@ -130,7 +131,9 @@ class Writer:
         columns = binding.settable(unknown)
         if not columns:
             return
-        stage = self._fill(binding, "rows", binding.column_list, self._placed(unknown, rows))
+        stage = self._fill(
+            binding, "rows", binding.column_list, self._placed(rows) if unknown else rows
+        )
         self._expect(
             f"update {binding.table.qualified} t set {_assignments(columns, 's')} from {stage} s"
             f" where {binding.matches('t', 's')}",
@@ -147,7 +150,7 @@ class Writer:
             if not unknown:
                 self._copy(whole, names, rows)
                 continue
-            stage = self._fill(binding, "rows", names, self._placed(unknown, rows))
+            stage = self._fill(binding, "rows", names, self._placed(rows))
             sets = _assignments([binding.columns[i] for i in unknown], "t")
             self._expect(
                 f"update {stage} s set {sets} from {table} t where {match}", len(rows), binding
@@ -170,10 +173,8 @@ class Writer:
             binding,
         )
 
-    def _placed(self, unknown: tuple[int, ...], rows: list[Row]) -> list[Row]:
+    def _placed(self, rows: list[Row]) -> list[Row]:
         """The rows with NULL in the place of what was not sent."""
-        if not unknown:
-            return rows
         return [[self._null if value is None else value for value in row] for row in rows]
 
     # -- row by row ------------------------------------------------------------------------------
@@ -250,10 +251,8 @@ class Writer:
         )
 
     def _exec_one(self, binding: Binding, sql: str, values: list[bytes | None]) -> None:
-        form = int(self._binary)
-        result = _checked(
-            self._pg, self._pg.exec_params(sql.encode(), values, None, [form] * len(values))
-        )
+        forms = [int(self._binary)] * len(values)
+        result = _checked(self._pg, self._pg.exec_params(sql.encode(), values, None, forms))
         if result.command_tuples != 1:
             raise _missing(binding, 1, result.command_tuples or 0)
 
@@ -317,8 +316,9 @@ class Writer:
 
     def _clear(self, step: Clear, bindings: Bindings) -> None:
         tables = ", ".join(bindings[relid].table.qualified for relid in step.relids)
-        again = " restart identity" if step.restart_identity else ""
-        self.execute(f"truncate {tables}{again}")
+        self.execute(
+            f"truncate {tables} {'restart' if step.restart_identity else 'continue'} identity"
+        )
 
 
 def _checked(pg: pq.abc.PGconn, result: pq.abc.PGresult | None) -> pq.abc.PGresult:

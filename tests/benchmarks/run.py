@@ -31,7 +31,7 @@ SETTINGS = {
 }
 WIDE = ", ".join(f"c{n} text" for n in range(18))
 FIVE = "create table w (id bigint primary key, a int, b text, c timestamptz, d numeric)"
-ROW = "g, 'some text ' || g, now(), g * 1.1"
+ROW = "g, 'some text ' || g, timestamptz '2026-01-01' + g * interval '1 s', g * 1.1"
 #: name: (what it is, tables, rows before, changes), at scale 1
 CATCH_UP: dict[str, tuple[str, str, str, str]] = {
     "w1": (
@@ -171,7 +171,7 @@ def copy(admin: Server, target: Server, psql: Path, rounds: int, scale: float) -
     seconds = interleaved(source, target, ways, rounds, list(COPIED))
     size = sql(source, "select sum(pg_table_size(c.oid)) from pg_class c where relname in"
                        " ('accounts', 'wide')")[0][0]  # fmt: skip
-    report(f"copy of a job, {size >> 20} MB, 2 workers, keys and an index built", seconds)
+    report(f"copy of a job, {int(str(size)) >> 20} MB, 2 workers, keys and an index built", seconds)
 
 
 # -- catch-up on a backlog -------------------------------------------------------------------------

@@ -5,13 +5,22 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import drivers
 import psycopg
 import pytest
 
-from prefect_datasync.engine.changes import Begin, Change, Commit, Delete, Insert, Truncate, Update
+from prefect_datasync.engine.changes import (
+    Begin,
+    Change,
+    Commit,
+    Delete,
+    Insert,
+    Inserts,
+    Truncate,
+    Update,
+)
 from prefect_datasync.engine.errors import TransientError
 from prefect_datasync.engine.ports import ChangeStream
 from prefect_datasync.engine.postgres.session import Server, connect
@@ -37,6 +46,16 @@ def execute(server: Server, *statements: str) -> None:
             connection.execute(statement.encode())
 
 
+def one_by_one(changes: Iterable[Change]) -> Iterator[Change]:
+    """The changes with runs of inserts taken apart."""
+    for change in changes:
+        if isinstance(change, Inserts):
+            for row in change.rows:
+                yield Insert(change.relid, row, change.size // len(change.rows))
+        else:
+            yield change
+
+
 def transactions(stream: ChangeStream, count: int, seconds: float = 20) -> list[list[Change]]:
     """The next *count* transactions that hold changes; fails when they do not come in time."""
     whole: list[list[Change]] = []
@@ -44,7 +63,7 @@ def transactions(stream: ChangeStream, count: int, seconds: float = 20) -> list[
     deadline = time.monotonic() + seconds
     while len(whole) < count:
         assert time.monotonic() < deadline, f"{len(whole)} of {count} transactions came"
-        for change in stream.receive(0.2):
+        for change in one_by_one(stream.receive(0.2)):
             if isinstance(change, Begin):
                 open_ = [change]
             elif isinstance(change, (*ROWS, Commit)):

@@ -107,6 +107,22 @@ def test_a_new_instance_in_mode_full_removes_the_slot_of_the_one_before(table, s
     assert count(source, slots) == 0
 
 
+def test_a_new_instance_needs_no_publication_that_only_the_one_before_needed(source, target):
+    execute(
+        source,
+        "create table t (id int primary key)",
+        "create table k (v int)",
+        "insert into t values (1)",
+    )
+    with running(source, target, SyncSpec()) as attempt:
+        assert attempt.verify().equal
+    without = SyncSpec(exclude=("public.k",))
+    with running(source, target, without, instance="two") as attempt:
+        execute(source, "insert into t values (2)")
+        assert attempt.verify().equal
+    assert count(source, "select count(*) from pg_publication") == 1
+
+
 @pytest.mark.parametrize("keyless", [Keyless.INSERT_ONLY, Keyless.COPY_ONLY])
 def test_a_table_without_a_key_never_makes_the_sources_own_statements_fail(source, target, keyless):
     execute(source, "create table k (v int)", "insert into k values (1), (1), (2)")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
-from attempts import KEY, execute, load, running
+from attempts import KEY, Attempt, execute, load, running
 from chaos_proxy import proxied
 
-from prefect_datasync.engine.postgres import walsender
-from prefect_datasync.engine.postgres.session import connect
+from prefect_datasync.engine.postgres import pull, streaming, walsender
 from prefect_datasync.engine.postgres.state import read_checkpoint
 from prefect_datasync.engine.spec import SyncSpec
 
@@ -101,20 +100,60 @@ def test_a_copy_goes_on_after_its_network_was(how, leg, source, target):
     assert any("Attempt 1 to go on" in sentence for sentence in attempt.said)
 
 
+def said(attempt, words: str, seconds: float) -> None:
+    """Waits until the job has said so."""
+    began = time.monotonic()
+    while not any(words in sentence for sentence in attempt.said):
+        assert attempt.error is None, attempt.error
+        assert time.monotonic() - began < seconds, attempt.said
+        time.sleep(0.1)
+
+
 def test_a_source_that_is_silent_behind_an_open_connection_is_given_up(source, target, monkeypatch):
     monkeypatch.setattr(walsender, "SILENCE_S", 1.0)
+    monkeypatch.setattr(pull, "SILENCE_S", 2.0)
     execute(source, *SCHEMA)
     with proxied(source) as (through, order), running(through, target, SPEC) as attempt:
         moves_on(target, attempt)
-        execute(source, "insert into log values (1, 1)")
-        moves_on(target, attempt)
         order("half_open")
-        execute(source, "insert into log values (2, 2)")
-        began = time.monotonic()
-        while not any("no sign of life" in sentence for sentence in attempt.said):
-            assert time.monotonic() - began < 10
-            time.sleep(0.1)
+        execute(source, "insert into log values (1, 1)")
+        said(attempt, "reconnect follows", 15)
         order("pass")
         order("reset")
         moves_on(target, attempt)
         assert attempt.verify().equal
+
+
+def test_a_target_that_is_silent_behind_an_open_connection_is_given_up(source, target, monkeypatch):
+    monkeypatch.setattr(streaming, "ANSWER_S", 1.0)
+    execute(source, *SCHEMA)
+    with proxied(target) as (through, order), running(source, through, SPEC) as attempt:
+        moves_on(target, attempt)
+        order("half_open")
+        execute(source, "insert into log values (1, 1)")
+        said(attempt, "reconnect follows", 5)
+        order("pass")
+        order("reset")
+        moves_on(target, attempt)
+        assert attempt.verify().equal
+
+
+@pytest.mark.parametrize("begun", ["copying", "streaming"])
+def test_a_stop_is_answered_though_a_server_is_silent(begun, leg, source, target):
+    execute(source, *SCHEMA)
+    to_source, to_target, order = leg
+    if begun == "copying":
+        order("latency 0.01")
+    attempt = Attempt(to_source, to_target, SPEC, "one")
+    attempt.start()
+    while (known := read_checkpoint(target, KEY)) is None or known.phase != begun:
+        assert attempt.error is None, attempt.error
+        time.sleep(0.02)
+    order("half_open")
+    execute(source, "insert into log values (1, 1)")
+    time.sleep(1)
+    try:
+        assert attempt.pause() < 20
+    finally:
+        order("pass")
+        order("reset")
