@@ -59,24 +59,50 @@ def begin(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> slot
     return snapshot
 
 
-def go_on(attempt: Attempt, tables: Mapping[Name, Table]) -> slot.ExportedSnapshot:
+def go_on(
+    attempt: Attempt, source: Connection, tables: Mapping[Name, Table]
+) -> slot.ExportedSnapshot:
     """A later snapshot, for what earlier attempts at the instance have not copied."""
-    key, connection = attempt.key, attempt.hold.connection
+    key, target = attempt.key, attempt.hold.connection
     if attempt.spec.mode.streams:
+        chunked = {(c.schema, c.name) for c in state.read_chunks(target, key)} & tables.keys()
+        _begin_again(attempt, tables, _joinless(source, target, tables, list(chunked)))
         name = f"{slot.slot_name(key, attempt.hold.row.slot_generation)}_copy"
         return _slot(attempt, name, temporary=True)
     attempt.say("tables copied from here on are of a later moment than those copied before")
+    _begin_again(attempt, tables, list(tables))  # without a stream nothing joins the pieces
+    return slot.export_snapshot(attempt.source, attempt.application("snapshot"))
+
+
+def _joinless(
+    source: Connection, target: Connection, tables: Mapping[Name, Table], names: list[Name]
+) -> list[Name]:
+    """The tables whose pieces must be of one snapshot.
+
+    Pieces of two snapshots have no key twice, but they may hold one row under two keys, or two rows that
+    have passed a value on: a further unique index could not be built before the stream has joined them.
+    """
+    return [
+        name
+        for side in (source, target)
+        for name, table in read_target_tables(side, names).items()
+        if any(key != frozenset({tables[name].chunk_key or ""}) for key in table.unique_keys)
+    ]
+
+
+def _begin_again(attempt: Attempt, tables: Mapping[Name, Table], names: list[Name]) -> None:
+    """Forget the copied pieces of those of the tables that lack others."""
+    connection = attempt.hold.connection
     with translating("begin unfinished tables again"), connection.transaction():
-        # Without a stream nothing joins pieces of two snapshots: such a table starts over.
         partly = connection.execute(
             "update prefect_datasync.job_chunk c set snapshot_lsn = null, rows_copied = 0,"
-            " bytes_copied = 0 from prefect_datasync.job_table t where c.job = %s"
-            " and (t.job, t.nsp, t.rel) = (c.job, c.nsp, c.rel) and t.phase = 'pending'"
-            " returning c.nsp, c.rel",
-            (key,),
+            " bytes_copied = 0 where c.job = %s"
+            " and (c.nsp, c.rel) in (select * from unnest(%s::text[], %s::text[]))"
+            " and exists (select from prefect_datasync.job_chunk u where u.snapshot_lsn is null"
+            " and (u.job, u.nsp, u.rel) = (c.job, c.nsp, c.rel)) returning c.nsp, c.rel",
+            (attempt.key, [n[0] for n in names], [n[1] for n in names]),
         ).fetchall()
         _truncate(connection, {tables[schema, name] for schema, name in partly})
-    return slot.export_snapshot(attempt.source, attempt.application("snapshot"))
 
 
 def fits_binary(table: Table, target: TargetTable | None) -> bool:

@@ -53,7 +53,7 @@ class CopyStage:
             if hold.row.phase == "creating":
                 self._snapshot = copy_plan.begin(attempt, source, tables)
             elif any(t.phase == "pending" for t in state.read_tables(hold.connection, hold.key)):
-                self._snapshot = copy_plan.go_on(attempt, self._tables)
+                self._snapshot = copy_plan.go_on(attempt, source, self._tables)
             self._read_target(source)
         return self._units()
 

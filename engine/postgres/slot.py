@@ -7,9 +7,10 @@ its stream. The snapshot lives until the connection that made the slot runs a fu
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import psycopg
@@ -38,6 +39,7 @@ class System:
     sysid: str
     timeline: int
     flushed: Lsn
+    left: Mapping[int, Lsn]  #: where each earlier timeline of its history ended
 
 
 class ExportedSnapshot:
@@ -63,15 +65,26 @@ def slot_name(key: str, generation: int) -> str:
 
 
 def identify(server: Server, application: str) -> System:
-    """The source's identity and how far its WAL is flushed."""
+    """The source's identity, its history, and how far its WAL is flushed."""
     with (
         contextlib.closing(connect(server, application, replication=True)) as connection,
         translating(f"identify {server.address}"),
         within(ANSWER_S, connection),
     ):
         row = connection.execute("IDENTIFY_SYSTEM").fetchone()
-    assert row is not None
-    return System(str(row[0]), int(row[1]), parse_lsn(str(row[2])))
+        assert row is not None
+        timeline, history = int(row[1]), b""
+        if timeline > 1:
+            file = connection.execute(f"TIMELINE_HISTORY {timeline}".encode()).fetchone()
+            assert file is not None
+            history = file[1] if isinstance(file[1], bytes) else str(file[1]).encode()
+    return System(str(row[0]), timeline, parse_lsn(str(row[2])), _ends(history))
+
+
+def _ends(history: bytes) -> dict[int, Lsn]:
+    """The lines `timeline TAB lsn TAB reason` of a timeline's history file."""
+    found = re.findall(rb"^\s*(\d+)\s+([0-9A-F]+/[0-9A-F]+)", history, re.MULTILINE)
+    return {int(timeline): parse_lsn(end.decode()) for timeline, end in found}
 
 
 def create_slot(
@@ -227,10 +240,13 @@ def check_invariants(connection: Connection, system: System, row: JobRow) -> Non
             do="correct the source's block, or `datasync restart JOB`",
             code="SOURCE_CHANGED",
         )
-    if row.pos > system.flushed:
+    end = system.flushed
+    if row.source_timeline is not None and row.source_timeline != system.timeline:
+        end = system.left.get(row.source_timeline, Lsn(0))
+    if row.pos > end:
         raise StateError(
-            f"the source's WAL ends at {format_lsn(system.flushed)}, before the target's position"
-            f" {format_lsn(row.pos)}: the source was restored or failed over with a loss",
+            f"what the source has of timeline {row.source_timeline} ends at {format_lsn(end)}, before"
+            f" the target's position {format_lsn(row.pos)}: it was restored or failed over with a loss",
             effect=stopped,
             do=restart,
             code="SOURCE_BEHIND",

@@ -93,6 +93,8 @@ class StreamStage:
         ):
             slot.check_invariants(source, system, row)
             publication.check(source, row.publications)
+            if system.timeline != row.source_timeline:  # a failover without a loss
+                attempt.hold.set("source_timeline = %s", system.timeline)
             self._meter.clock_offset_s = clock_offset_s(source)
             tables = {t.relid: t for t in read_tables(source, spec.selects)}
         applying = connect(self._attempt.target, attempt.application("apply"))

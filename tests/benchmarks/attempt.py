@@ -1,37 +1,88 @@
-"""One attempt of the engine for the benchmarks: python attempt.py JSON; prints what it used as JSON."""
+"""One attempt of the engine in a process of its own: JSON on the first line of stdin, its end asks it to stop.
+
+Prints one line of JSON when it opens the instance, and one when it has closed it.
+"""
 
 from __future__ import annotations
 
 import json
 import resource
+import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from prefect_datasync.engine.postgres.instance import open_instance
-from prefect_datasync.engine.postgres.session import Server, connect
+from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.spec import SyncSpec
 
 
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What an attempt took: moments by the system's clock, CPU seconds since the opening."""
+
+    started_at: float  #: before the process existed
+    opened_at: float  #: before the instance was opened
+    closed_at: float
+    cpu_s: float
+    peak_mb: int
+
+
+class Attempt:
+    """A running attempt; *mode* `incremental` follows until `stop`, `full` ends by itself."""
+
+    def __init__(self, source: Server, target: Server, key: str, mode: str, *, leave: bool) -> None:
+        """*leave*: make what the job needs, and end before the first change."""
+        self._started_at = time.time()
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        asked = {
+            "key": key,
+            "mode": mode,
+            "leave": leave,
+            "source": asdict(source),
+            "target": asdict(target),
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        self._opened_at = float(json.loads(self._process.stdout.readline())["opened_at"])
+
+    def stop(self) -> None:
+        """Ask it to stop."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def end(self) -> Used:
+        """Wait until it has ended."""
+        assert self._process.stdout is not None
+        said = self._process.stdout.read()
+        if self._process.wait():
+            raise SystemExit("the engine failed, see above")
+        return Used(self._started_at, self._opened_at, **json.loads(said.splitlines()[-1]))
+
+
 def main() -> None:
-    """Copy, and then follow the source until a query at the target says that it is enough."""
-    asked = json.loads(sys.argv[1])
+    """Copy, then follow the source until stdin ends."""
+    asked = json.loads(sys.stdin.readline())
     source, target = Server(**asked["source"]), Server(**asked["target"])
     spec = SyncSpec(mode=asked["mode"], tables=("public.*",))
-    look = connect(target, "benchmark") if asked["goal"] else None
-    began = time.perf_counter()
-    looked = wall = 0.0
-    there = False
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
 
     def stop() -> str | None:
-        nonlocal looked, there, wall
-        if look is not None and not there and time.perf_counter() - looked > 0.02:
-            looked = time.perf_counter()
-            there = look.execute(asked["goal"]).fetchone() == (True,)
-            if there:
-                wall = time.perf_counter() - began
-        return "there" if there else None
+        return "enough" if ended.is_set() else None
 
+    print(json.dumps({"opened_at": time.time()}), flush=True)
+    before = time.process_time()
     with open_instance(
         asked["key"], "bench", source, target, spec, stop=stop, say=lambda sentence: None
     ) as instance:
@@ -40,16 +91,14 @@ def main() -> None:
             with ThreadPoolExecutor(spec.copy_workers) as pool:
                 list(pool.map(instance.copy, units))
             instance.finish_copy()
-        if instance.needs_stream and look is not None:
+        if instance.needs_stream and not asked["leave"]:
             instance.stream(lambda kpis: None)
-    wall = wall or time.perf_counter() - began
-    used = resource.getrusage(resource.RUSAGE_SELF)
     print(
         json.dumps(
             {
-                "wall": wall,
-                "cpu": used.ru_utime + used.ru_stime,
-                "peak_mb": used.ru_maxrss // 1024,
+                "closed_at": time.time(),
+                "cpu_s": time.process_time() - before,
+                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             }
         )
     )

@@ -32,7 +32,7 @@ class Attempt:
         self.kpis: Kpis | None = None
         self.error: BaseException | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def run(self) -> None:
         """Run to the end on this thread.
@@ -53,7 +53,7 @@ class Attempt:
         """
         began = time.monotonic()
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the attempt did not stop"
         if self.error is not None:
             raise self.error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefect_datasync.deployments import postgres_servers
-from prefect_datasync.engine.postgres.session import Server
+from prefect_datasync.engine.postgres.session import Server, connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,25 @@ class OwnServer:
     def start(self) -> None:
         """Start it again on the same port."""
         self._control("-l", str(self.home / "log"), "start")
+
+    def back_up(self, name: str) -> None:
+        """Keep the files of the stopped server."""
+        subprocess.run(["cp", "-a", self.home / "data", self.home / name], check=True)
+
+    def restore(self, name: str) -> None:
+        """Put kept files in the place of the stopped server's."""
+        shutil.rmtree(self.home / "data")
+        subprocess.run(["cp", "-a", self.home / name, self.home / "data"], check=True)
+
+    def promote(self) -> None:
+        """Start it on a new timeline, as after a failover or a point-in-time recovery."""
+        with (self.home / "data/postgresql.auto.conf").open("a") as settings:
+            settings.write("restore_command = 'false'\n")
+        (self.home / "data/recovery.signal").touch()
+        self.start()
+        with connect(self.server, "look") as look:
+            while look.execute("select pg_is_in_recovery()").fetchone() != (False,):
+                time.sleep(0.1)
 
     def crash(self) -> None:
         """Stop it without a word, and start it."""

@@ -32,7 +32,7 @@ create table tag (id int primary key, label text not null unique, body text);
 alter table tag alter body set storage external;
 create table mood (id int, word text, primary key (word, id));
 insert into bank select g, 1000 from generate_series(1, 50) g;
-insert into doc select g, 0, repeat('d', 3000) || g, 'n' from generate_series(1, 200) g;
+insert into doc select g, 0, repeat('d', 3000) || g, 'n' from generate_series(1, 1500) g;
 insert into tag select g, 'l' || g, repeat('t', 3000) || g from generate_series(1, 40) g;
 """
 
@@ -159,18 +159,24 @@ def logged(server: Server) -> list[int]:
 
 
 @contextlib.contextmanager
-def watching_the_sum(target: Server) -> Iterator[list[int]]:
-    """Reads the bank's sum at the target all the time; gives the sums that were wrong."""
-    wrong: list[int] = []
+def watching(target: Server) -> Iterator[list[str]]:
+    """Looks at the target all the time; gives what was wrong: the bank's sum, or a version that went back."""
+    wrong: list[str] = []
     end = threading.Event()
 
     def look() -> None:
+        versions: dict[int, int] = {}
         while not end.is_set():
             with contextlib.suppress(psycopg.Error), connect(target) as session:
                 while not end.wait(0.05):
                     row = session.execute("select sum(amount), count(*) from bank").fetchone()
                     if row and row[1] == ACCOUNTS and row[0] != SUM:
-                        wrong.append(int(str(row[0])))
+                        wrong.append(f"sum {row[0]}")
+                    for id_, version in session.execute("select id, version from doc"):
+                        number, seen = int(str(id_)), int(str(version))
+                        if versions.get(number, 0) > seen:
+                            wrong.append(f"doc {number} from version {versions[number]} to {seen}")
+                        versions[number] = seen
 
     thread = threading.Thread(target=look)
     thread.start()

@@ -173,3 +173,32 @@ def test_a_pause_in_the_copy_keeps_whole_tables_and_pieces_of_big_ones(source, t
     assert [t for t in report.tables if not t.equal] == []
     with running(source, target, spec) as attempt:
         assert attempt.verify().equal
+
+
+@pytest.mark.parametrize("identity", ["default", "using index big_u_key"])
+def test_pieces_of_two_moments_never_meet_in_a_further_unique_index(identity, source, target):
+    """A row that moves between two pieces, and a value that two rows pass on, would be there twice."""
+    execute(
+        source,
+        "create table big (id bigint primary key, u int not null unique, x text)",
+        "insert into big select g, g, repeat('x', 500) from generate_series(1, 15000) g",
+        f"alter table big replica identity {identity}",
+    )
+    spec = SyncSpec(copy_workers=1, chunk_bytes=1024 * 1024)
+    changes = (
+        "update big set id = id + 20000 where id = 50 + {n};"
+        " update big set u = -{n} where id = 3000 + {n};"
+        " update big set u = 3000 + {n} where id = 14000 - {n}"
+    )
+    with load(source, lambda n: changes.format(n=n)) as done:
+        attempt = Attempt(source, target, spec, "one")
+        attempt.start()
+        while (known := read_checkpoint(target, KEY)) is None or known.records < 4000:
+            assert attempt.error is None, attempt.error
+        attempt.pause()
+        before = done()
+        while done() < before + 50:
+            assert done() < 2000
+        with running(source, target, spec) as attempt:
+            report = attempt.verify()
+    assert report.equal

@@ -131,7 +131,7 @@ def test_a_target_that_is_silent_behind_an_open_connection_is_given_up(source, t
         moves_on(target, attempt)
         order("half_open")
         execute(source, "insert into log values (1, 1)")
-        said(attempt, "reconnect follows", 5)
+        said(attempt, "reconnect follows", 30)
         order("pass")
         order("reset")
         moves_on(target, attempt)
