@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import LiteralString
@@ -106,6 +107,9 @@ def fill(dsn: str, rows: int, stop: Callable[[], bool] = lambda: False) -> int:
     return made
 
 
+EMPTY_EVERY_S = 8.0
+
+
 class Workload:
     """Customers at work on a thread of their own, until `close`.
 
@@ -115,6 +119,7 @@ class Workload:
 
     def __init__(self, dsn: str, *, seed: int = 1, pause_s: float = 0.01) -> None:
         self._dsn, self._random, self._pause_s = dsn, random.Random(seed), pause_s
+        self._emptied = -EMPTY_EVERY_S
         self._lock = threading.Lock()
         self._done: Counter[str] = Counter()
         self._fault: psycopg.Error | None = None
@@ -265,7 +270,10 @@ class Workload:
         return Counter(update=len(moves))
 
     def _empty(self, cursor: psycopg.Cursor) -> Counter[str]:
-        """The baskets are emptied, and some filled again in the same transaction."""
+        """The baskets are emptied, and some filled again in the same transaction; not all the time."""
+        if time.monotonic() < self._emptied + EMPTY_EVERY_S:
+            return Counter()
+        self._emptied = time.monotonic()
         cursor.execute("truncate baskets")
         cursor.execute(
             "insert into baskets select g, array[g], now() from generate_series(1, 20) g"

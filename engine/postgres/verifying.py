@@ -27,7 +27,7 @@ from prefect_datasync.engine.spec import Keyless, SyncSpec
 from prefect_datasync.engine.verify import TableVerdict, VerifyReport
 
 HOLD_S = 60
-ROUNDS = 4  #: a table that is truncated or rewritten meanwhile is compared again
+ROUNDS = 6  #: a table that is truncated or rewritten meanwhile is compared again
 SLOT_WAIT_S = 20.0
 
 
@@ -79,7 +79,7 @@ def verify(
         left = {t.full_name for t in overtaken}
         if not left:
             break
-    note = "not compared: it was truncated or rewritten during each comparison"
+    note = "it was truncated or rewritten during each comparison"
     verdicts += [TableVerdict(*name, 0, 0, False, note=note) for name in sorted(left or ())]
     verdicts.sort(key=lambda verdict: (verdict.schema, verdict.name))
     return VerifyReport(tuple(verdicts), position, live, time.monotonic() - began)

@@ -88,7 +88,7 @@ def test_the_demo_shows_a_job_that_ends_equal_and_leaves_nothing(place: Path) ->
     assert shown["kpis"]["instance_records"] > 0
     assert shown["kpis"]["emit_event_time_ms"] is not None
     assert set(shown["seconds"]) >= {"servers", "copy", "pause", "resume", "verify", "all"}
-    assert "copy  " in said
+    assert "copied " in said  # so few rows may be copied between two looks at the progress
     ports = [int(shown["ui"].rpartition(":")[2])]
     assert nothing_left(place, [], ports)
 

@@ -6,12 +6,14 @@ to stop.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -58,9 +60,17 @@ def main() -> None:
     def say(sentence: str) -> None:
         print(sentence, flush=True)
 
-    with open_instance(
-        asked["key"], asked["instance"], source, target, spec, stop=stop, say=say
-    ) as instance:
+    with contextlib.ExitStack() as stack:
+        instance = None
+        while instance is None:
+            opening = open_instance(
+                asked["key"], asked["instance"], source, target, spec, stop=stop, say=say
+            )
+            try:
+                instance = stack.enter_context(opening)
+            except TransientError as fault:  # as the flow does: a server may be starting
+                say(str(fault))
+                time.sleep(0.3)
         say("holds")
         try:
             while instance.needs_copy and stop() is None:

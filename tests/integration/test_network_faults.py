@@ -109,6 +109,7 @@ def said(attempt, words: str, seconds: float) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.half_open
 def test_a_source_that_is_silent_behind_an_open_connection_is_given_up(source, target, monkeypatch):
     monkeypatch.setattr(walsender, "SILENCE_S", 1.0)
     monkeypatch.setattr(pull, "SILENCE_S", 2.0)
@@ -124,6 +125,7 @@ def test_a_source_that_is_silent_behind_an_open_connection_is_given_up(source, t
         assert attempt.verify().equal
 
 
+@pytest.mark.half_open
 def test_a_target_that_is_silent_behind_an_open_connection_is_given_up(source, target, monkeypatch):
     monkeypatch.setattr(streaming, "ANSWER_S", 1.0)
     execute(source, *SCHEMA)
@@ -138,6 +140,7 @@ def test_a_target_that_is_silent_behind_an_open_connection_is_given_up(source, t
         assert attempt.verify().equal
 
 
+@pytest.mark.half_open
 @pytest.mark.parametrize("begun", ["copying", "streaming"])
 def test_a_stop_is_answered_though_a_server_is_silent(begun, leg, source, target):
     execute(source, *SCHEMA)
