@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -70,7 +69,8 @@ def main() -> None:
                 instance = stack.enter_context(opening)
             except TransientError as fault:  # as the flow does: a server may be starting
                 say(str(fault))
-                time.sleep(0.3)
+                if end.wait(0.3):
+                    raise
         say("holds")
         try:
             while instance.needs_copy and stop() is None:
