@@ -254,9 +254,13 @@ class Replication:
         self._end = commit
         self._transactions += 1
         fold = self._fold
-        if self._open or fold.records >= self._batch_rows or fold.bytes >= self._batch_bytes:
-            self._write(commit)
-        elif fold.records >= EAGER_ROWS and (self._writing is None or self._writing.done()):
+        if (
+            self._open
+            or fold.records >= self._batch_rows
+            or fold.bytes >= self._batch_bytes
+            or fold.records >= EAGER_ROWS
+            and (self._writing is None or self._writing.done())
+        ):
             self._write(commit)
 
     def _heartbeat(self, beat: Heartbeat) -> None:
