@@ -33,7 +33,6 @@ from prefect_datasync.engine.fold import Fold, TableFold
 from prefect_datasync.engine.garbage import rare_collections
 from prefect_datasync.engine.ports import Applier, Batch, ChangeStream
 
-EAGER_ROWS = 5_000  #: a batch need not be full when the target has nothing to do
 IDLE_POSITION_BYTES = (
     16 * 1024 * 1024
 )  #: an idle position is recorded after so much foreign WAL ...
@@ -254,13 +253,7 @@ class Replication:
         self._end = commit
         self._transactions += 1
         fold = self._fold
-        if (
-            self._open
-            or fold.records >= self._batch_rows
-            or fold.bytes >= self._batch_bytes
-            or fold.records >= EAGER_ROWS
-            and (self._writing is None or self._writing.done())
-        ):
+        if self._open or fold.records >= self._batch_rows or fold.bytes >= self._batch_bytes:
             self._write(commit)
 
     def _heartbeat(self, beat: Heartbeat) -> None:

@@ -33,7 +33,6 @@ from prefect_datasync.engine.changes import (
 from prefect_datasync.engine.errors import ProtocolError
 from prefect_datasync.engine.postgres.copy_format import NULL_BINARY, NULL_TEXT, escape_text
 from prefect_datasync.engine.postgres.fields import Fields
-from prefect_datasync.engine.postgres.insert_runs import binary_rows_of
 from prefect_datasync.engine.postgres.unfinished import StreamControl, TwoPhase, read_unfinished
 
 MAX_COLUMNS = 1664  # MaxTupleAttributeNumber
@@ -85,7 +84,7 @@ class Decoder:
         self._tuple: Callable[[bytes, int], tuple[Row, int]] = (
             self._binary_tuple if binary else self._text_tuple
         )
-        self._binary, self._protocol = binary, protocol
+        self._protocol = protocol
         self._streaming = False
         self._unsent = False  # whether an unchanged TOAST value was met; False between messages
         self._old: dict[int, int] = {}  # by relation: the kind of its old rows
@@ -182,17 +181,20 @@ class Decoder:
             raise _not_sent("an insert")
         return Insert(relid, row, size)
 
-    def insert_run(self, messages: list[bytes], lead: int) -> list[Row]:
-        """The rows of inserts with equal heads; see `insert_runs`.
+    def inserted(self, message: bytes) -> Row:
+        """The row of an insert, without the rest: for runs of inserts into one table.
 
         Raises:
             ProtocolError: as `decode`.
         """
-        rows = binary_rows_of(messages, lead) if self._binary and not self._streaming else None
-        if rows is None:
-            decoded = [self.decode(message[lead:]) for message in messages]
-            rows = [insert.row for insert in decoded if isinstance(insert, Insert)]
-        return rows
+        try:
+            row, end = self._tuple(message, 6)
+            if end == len(message) and message[5] == 78 and not self._unsent:  # 'N'
+                return row
+        except (IndexError, struct.error):
+            pass
+        self.decode(message)
+        raise _wrong_length("I", len(message))
 
     def _update(self, message: bytes) -> Update:
         at = 5 if self._streaming else 1

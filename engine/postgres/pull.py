@@ -23,27 +23,25 @@ from prefect_datasync.engine.changes import (
     Delete,
     Insert,
     Inserts,
+    Row,
     Truncate,
     Update,
 )
 from prefect_datasync.engine.errors import ProtocolError, TransientError
 from prefect_datasync.engine.postgres.cancelling import within
 from prefect_datasync.engine.postgres.catalog import literal
-from prefect_datasync.engine.postgres.insert_runs import HEAD
 from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.pgoutput import Decoder
 from prefect_datasync.engine.postgres.session import Server, connect, translating
 from prefect_datasync.engine.postgres.walsender import plugin_options
 
 LOOK_MS = 200
-RUN_BYTES = 256 * 1024  #: inserts into one table are handed out together, up to about so much
+RUN_ROWS = 1000  #: inserts into one table are handed out together, up to so many
 CLOSE_S = 5.0  #: how long the end waits for the slot to be advanced
 SILENCE_S = 30.0  #: a server that sends nothing for so long is asked whether it is still at work
 BLOCK_CHANGES = 500_000  #: a call ends at the first transaction that reaches so many messages
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0" + b"\0" * 8
 _TRAILER = b"\xff\xff"
-_FIELD = 6  #: bytes of a row of COPY before its only field
-_RUN_HEAD = _FIELD + HEAD
 _INSERT = ord("I")
 _field = struct.Struct(">HI").unpack_from
 
@@ -160,33 +158,30 @@ class Pull:
         started = yield from self._answer(self._query)
         if started.status != pq.ExecStatus.COPY_OUT:
             raise psycopg.errors.error_from_result(started)
-        get, rows = pg.get_copy_data, 0
-        head: bytes | None = None
-        run_bytes = 0
-        run: list[bytes] = []  # inserts into one table, with their fields' headers
+        get, inserted, rows = pg.get_copy_data, self._decoder.inserted, 0
+        head, run_bytes = b"", 0
+        run: list[Row] = []  # of inserts into one table
         while True:
             size, data = get(1)
             if size > 0:
                 row = bytes(data)
-                if row[_FIELD:_RUN_HEAD] == head and run_bytes < RUN_BYTES:
-                    run.append(row)
-                    run_bytes += size
-                    continue
-                if run:
-                    yield self._inserts(run)
-                    rows += len(run) - 1
-                    run, head = [], None
                 if not rows:
                     if not row.startswith(_SIGNATURE):
                         raise ProtocolError("a block of changes without the header of COPY")
                     row = row[len(_SIGNATURE) :]
                 rows += 1
-                fields, length = _field(row) if len(row) > _FIELD else (0, 0)
-                if fields == 1 and length == len(row) - _FIELD:
-                    if row[_FIELD] == _INSERT:
-                        head, run, run_bytes = row[_FIELD:_RUN_HEAD], [row], size
-                    else:
-                        yield decode(row[_FIELD:])  # type: ignore[misc]
+                fields, length = _field(row) if len(row) >= 6 else (0, 0)
+                if fields == 1 and length == size - 6 - (0 if rows > 1 else len(_SIGNATURE)):
+                    message = row[6:]
+                    if message[:5] == head and len(run) < RUN_ROWS:
+                        run.append(inserted(message))
+                        run_bytes += length
+                        continue
+                    if run:
+                        yield Inserts(int.from_bytes(head[1:]), run, run_bytes)
+                        run, run_bytes = [], 0
+                    head = message[:5] if message[0] == _INSERT else b""
+                    yield decode(message)  # type: ignore[misc]
                 elif row and row != _TRAILER:
                     raise ProtocolError("a row of a block of changes is not one whole value")
             elif size == 0:
@@ -197,18 +192,12 @@ class Pull:
                 pg.consume_input()
             else:
                 break
-        if run:
-            yield self._inserts(run)
-            rows += len(run) - 1
         self.messages = rows
+        if run:
+            yield Inserts(int.from_bytes(head[1:]), run, run_bytes)
         while (result := pg.get_result()) is not None:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise psycopg.errors.error_from_result(result)
-
-    def _inserts(self, run: list[bytes]) -> Inserts:
-        rows = self._decoder.insert_run(run, _FIELD)
-        relid = int.from_bytes(run[0][_FIELD + 1 : _FIELD + 5])
-        return Inserts(relid, rows, sum(map(len, run)) - len(run) * _FIELD)
 
     def _still_there(self, heard_at: float) -> float:
         """When the server was heard of last: after a long silence it is asked over a connection of its own.
