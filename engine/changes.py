@@ -9,10 +9,11 @@ Rows come by the million: changes are named tuples, which are made three times a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-Row: TypeAlias = list[bytes | None]
+Row: TypeAlias = Sequence[bytes | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,9 +152,7 @@ class TableFold:
         if old is not None:
             if unsent:
                 known = range(shape.width) if shape.old_is_whole else shape.key
-                for i in known:
-                    if row[i] is None:
-                        row[i] = old[i]
+                row = [old[i] if v is None and i in known else v for i, v in enumerate(row)]
                 unsent = None in row
             was, key = self._key(old), self._key(row)
             if was != key:

@@ -30,12 +30,13 @@ from prefect_datasync.engine.changes import (
 )
 from prefect_datasync.engine.errors import DataError, DatasyncError, TransientError
 from prefect_datasync.engine.fold import Fold, TableFold
-from prefect_datasync.engine.garbage import rare_collections
+from prefect_datasync.engine.interpreter import tuned_for_rows
 from prefect_datasync.engine.ports import Applier, Batch, ChangeStream
 
 IDLE_POSITION_BYTES = (
     16 * 1024 * 1024
 )  #: an idle position is recorded after so much foreign WAL ...
+EAGER_ROWS = 5000  #: so many are worth a batch when the target would be idle otherwise
 STOP_PATIENCE_S = 3  #: how long a stop waits for the batch that is being written
 FAULT_PATIENCE_S = 30  #: how long a fault waits for it
 IDLE_POSITION_S = 10.0  #: ... or so much time, whichever comes first
@@ -110,7 +111,7 @@ class Replication:
 
     def run(self) -> None:
         """Go until `stop`; on return everything that was applied is acknowledged."""
-        with rare_collections():
+        with tuned_for_rows():
             self._run()
 
     def _run(self) -> None:
@@ -253,7 +254,13 @@ class Replication:
         self._end = commit
         self._transactions += 1
         fold = self._fold
-        if self._open or fold.records >= self._batch_rows or fold.bytes >= self._batch_bytes:
+        if (
+            self._open
+            or fold.records >= self._batch_rows
+            or fold.bytes >= self._batch_bytes
+            or fold.records >= EAGER_ROWS
+            and (self._writing is None or self._writing.done())
+        ):
             self._write(commit)
 
     def _heartbeat(self, beat: Heartbeat) -> None:

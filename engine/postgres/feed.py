@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 
 from prefect_datasync.engine.changes import Change
 from prefect_datasync.engine.errors import TransientError
-from prefect_datasync.engine.postgres.pull import Pull
+from prefect_datasync.engine.postgres.pull import NoSlotFree, Pull
 from prefect_datasync.engine.postgres.walsender import Walsender
 
-NEARLY_EMPTY = 10_000  #: messages
 FAR_BEHIND_BYTES = 256 * 1024 * 1024
 PATIENCE_S = 20.0  #: how long a stream may be far behind
 
@@ -42,7 +41,7 @@ class Feed:
     ) -> None:
         self._open_stream = stream
         self._position = position
-        self._caught_up = False
+        self._may_pull = pull is not None
         self._stream: Walsender | None = None
         self._behind_since: float | None = None
         self._pull = pull() if pull is not None else None
@@ -51,7 +50,7 @@ class Feed:
     @property
     def bounded(self) -> bool:
         """See `ports.ChangeStream`."""
-        return self._pull is not None
+        return self._pull is not None and self._pull.bounded
 
     @property
     def lag_bytes(self) -> int | None:
@@ -60,10 +59,12 @@ class Feed:
 
     def receive(self, wait_s: float) -> Iterator[Change]:
         """See `ports.ChangeStream.receive`."""
-        if self._pull is not None and not self._caught_up:
-            yield from self._pull.receive(wait_s)
-            self._caught_up = self._pull.messages < NEARLY_EMPTY
-            return
+        if self._pull is not None and not self._pull.caught_up:
+            try:
+                yield from self._pull.receive(wait_s)
+                return
+            except NoSlotFree:
+                self._may_pull = False
         if self._pull is not None:  # the last block is applied by now
             self._pull.close()
             self._pull = None
@@ -98,7 +99,7 @@ class Feed:
         self._pull = self._stream = None
 
     def _watch_lag(self, stream: Walsender) -> None:
-        if stream.lag_bytes < FAR_BEHIND_BYTES:
+        if stream.lag_bytes < FAR_BEHIND_BYTES or not self._may_pull:
             self._behind_since = None
             return
         now = time.monotonic()

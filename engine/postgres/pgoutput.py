@@ -1,12 +1,7 @@
 """Decoder of `pgoutput`, PostgreSQL's logical replication messages, protocol versions 1 to 4.
 
-Source of the format: PostgreSQL documentation, "Logical Replication Message Formats". A tuple is
-
-    Int16 columns, then per column one of  n (NULL)  u (unchanged TOAST, not sent)
-                                           t Int32 length, text   b Int32 length, binary
-
-A tuple is read once, and its columns leave as COPY takes them (`engine.changes.Row`): in binary the
-column without its kind byte, in text escaped. Values are not looked at.
+Source of the format: PostgreSQL documentation, "Logical Replication Message Formats". A tuple is read once
+(`tuples`), and its columns leave as COPY takes them (`engine.changes.Row`). Values are not looked at.
 
 Guarantee: a message is either consumed to its last byte or `ProtocolError` is raised. No default stands
 in for what could not be read.
@@ -31,13 +26,13 @@ from prefect_datasync.engine.changes import (
     Update,
 )
 from prefect_datasync.engine.errors import ProtocolError
-from prefect_datasync.engine.postgres.copy_format import NULL_BINARY, NULL_TEXT, escape_text
+from prefect_datasync.engine.postgres.copy_format import NULL_BINARY
 from prefect_datasync.engine.postgres.fields import Fields
+from prefect_datasync.engine.postgres.tuples import Tuples
 from prefect_datasync.engine.postgres.unfinished import StreamControl, TwoPhase, read_unfinished
 
 MAX_COLUMNS = 1664  # MaxTupleAttributeNumber
 
-_u16 = struct.Struct(">H").unpack_from
 _u32 = struct.Struct(">I").unpack_from
 _begin = struct.Struct(">QqI")
 _commit = struct.Struct(">BQQq")
@@ -81,12 +76,10 @@ class Decoder:
     """
 
     def __init__(self, binary: bool, protocol: int = 1) -> None:
-        self._tuple: Callable[[bytes, int], tuple[Row, int]] = (
-            self._binary_tuple if binary else self._text_tuple
-        )
+        self._tuples = Tuples(binary)
+        self._read, self.quick = self._tuples.read, self._tuples.quick
         self._protocol = protocol
         self._streaming = False
-        self._unsent = False  # whether an unchanged TOAST value was met; False between messages
         self._old: dict[int, int] = {}  # by relation: the kind of its old rows
         readers: dict[str, Callable[[bytes], Message]] = {
             "I": self._insert,
@@ -124,77 +117,21 @@ class Decoder:
 
     # -- rows ---------------------------------------------------------------------------------
 
-    def _binary_tuple(self, message: bytes, at: int) -> tuple[Row, int]:
-        row: Row = []
-        add = row.append
-        (columns,) = _u16(message, at)
-        at += 2
-        for _ in range(columns):
-            kind = message[at]
-            if kind == 98:  # 'b'
-                end = at + 5 + _u32(message, at + 1)[0]
-                add(message[at + 1 : end])
-                at = end
-            elif kind == 110:  # 'n'
-                add(NULL_BINARY)
-                at += 1
-            elif kind == 117:  # 'u'
-                add(None)
-                self._unsent = True
-                at += 1
-            else:
-                raise _not_a_column(kind)
-        return row, at
-
-    def _text_tuple(self, message: bytes, at: int) -> tuple[Row, int]:
-        row: Row = []
-        add = row.append
-        (columns,) = _u16(message, at)
-        at += 2
-        for _ in range(columns):
-            kind = message[at]
-            if kind == 116:  # 't'
-                end = at + 5 + _u32(message, at + 1)[0]
-                add(escape_text(message[at + 5 : end]))
-                at = end
-            elif kind == 110:  # 'n'
-                add(NULL_TEXT)
-                at += 1
-            elif kind == 117:  # 'u'
-                add(None)
-                self._unsent = True
-                at += 1
-            else:
-                raise _not_a_column(kind)
-        return row, at
-
     def _insert(self, message: bytes) -> Insert:
         at = 5 if self._streaming else 1
         (relid,) = _u32(message, at)
         if message[at + 4] != 78:  # 'N'
             raise ProtocolError("an insert without its new row")
-        row, end = self._tuple(message, at + 5)
+        quick = self.quick.get(relid)
+        if quick is not None and (found := quick(message, at + 5)) is not None:
+            return Insert(relid, found.groups(NULL_BINARY), len(message))
+        row, end = self._read(message, at + 5)
         size = len(message)
         if end != size:
             raise _wrong_length("I", size)
-        if self._unsent:
-            raise _not_sent("an insert")
+        self._whole("an insert")
+        self._tuples.slow(relid, len(row))
         return Insert(relid, row, size)
-
-    def inserted(self, message: bytes) -> Row:
-        """The row of an insert, without the rest: for runs of inserts into one table.
-
-        Raises:
-            ProtocolError: as `decode`.
-        """
-        try:
-            row, end = self._tuple(message, 6)
-            if end == len(message) and message[5] == 78 and not self._unsent:  # 'N'
-                return row
-        except (IndexError, struct.error):
-            pass
-        self.decode(message)
-        raise _wrong_length("I", len(message))
 
     def _update(self, message: bytes) -> Update:
         at = 5 if self._streaming else 1
@@ -205,32 +142,40 @@ class Decoder:
         if kind != 78:  # 'N'
             if kind != self._old[relid]:
                 raise _not_the_identity()
-            old, at = self._tuple(message, at + 1)
-            if self._unsent:
-                raise _not_sent("an old row")
+            old, at = self._read(message, at + 1)
+            self._whole("an old row")
             if message[at] != 78:
                 raise ProtocolError("an update without its new row")
-        row, end = self._tuple(message, at + 1)
+        quick = self.quick.get(relid)
+        if quick is not None and (found := quick(message, at + 1)) is not None:
+            return Update(relid, old, found.groups(NULL_BINARY), len(message), False)
+        row, end = self._read(message, at + 1)
         size = len(message)
         if end != size:
             raise _wrong_length("U", size)
-        if self._unsent:
-            self._unsent = False
-            return Update(relid, old, row, size, True)
-        return Update(relid, old, row, size, False)
+        self._tuples.slow(relid, len(row))
+        unsent, self._tuples.unsent = self._tuples.unsent, False
+        return Update(relid, old, row, size, unsent)
 
     def _delete(self, message: bytes) -> Delete:
         at = 5 if self._streaming else 1
         (relid,) = _u32(message, at)
         if message[at + 4] != self._old[relid]:
             raise _not_the_identity()
-        old, end = self._tuple(message, at + 5)
+        quick = self.quick.get(relid)
+        if quick is not None and (found := quick(message, at + 5)) is not None:
+            return Delete(relid, found.groups(NULL_BINARY), len(message))
+        old, end = self._read(message, at + 5)
         size = len(message)
         if end != size:
             raise _wrong_length("D", size)
-        if self._unsent:
-            raise _not_sent("an old row")
+        self._whole("an old row")
+        self._tuples.slow(relid, len(old))
         return Delete(relid, old, size)
+
+    def _whole(self, what: str) -> None:
+        if self._tuples.unsent:
+            raise ProtocolError(f"{what} with a value that was not sent")
 
     # -- the rest: rare, read with Fields ----------------------------------------------------
 
@@ -318,18 +263,6 @@ class Decoder:
 
 def _wrong_length(kind: str, size: int) -> ProtocolError:
     return ProtocolError(f"{kind!r} message of {size} bytes has a wrong length")
-
-
-def _not_a_column(kind: int) -> ProtocolError:
-    if kind in b"bt":
-        return ProtocolError(
-            "a column came in the form that was not asked for", code="FORMAT_CHANGED"
-        )
-    return ProtocolError(f"unknown column kind {kind}")
-
-
-def _not_sent(what: str) -> ProtocolError:
-    return ProtocolError(f"{what} with a value that was not sent")
 
 
 def _not_the_identity() -> ProtocolError:

@@ -209,8 +209,8 @@ def _room(connection: Connection, ours: str, row: Any) -> Iterator[Finding]:
         elif taken + 1 == limit:
             yield warn(
                 code,
-                f"the source has one of its {limit} {what} left: a verification or an added table"
-                " needs a second one for a moment",
+                f"the source has one of its {limit} {what} left: a verification, or the fast way"
+                " through a backlog, needs a second one for a while",
                 raised,
             )
 

@@ -19,13 +19,8 @@ from prefect_datasync.engine.changes import (
     Update,
 )
 from prefect_datasync.engine.errors import ProtocolError
-from prefect_datasync.engine.postgres.pgoutput import (
-    NULL_BINARY,
-    NULL_TEXT,
-    Decoder,
-    OriginName,
-    escape_text,
-)
+from prefect_datasync.engine.postgres.copy_format import NULL_BINARY, NULL_TEXT, escape_text
+from prefect_datasync.engine.postgres.pgoutput import Decoder, OriginName
 from prefect_datasync.engine.postgres.unfinished import StreamControl, TwoPhase
 
 BASE = dict(R=5, Y=6, I=407, U=4, D=3, T=1)
