@@ -10,9 +10,7 @@ than a batch is written piece by piece into one open target transaction, so memo
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from prefect_datasync.engine import copied, faults
@@ -28,17 +26,14 @@ from prefect_datasync.engine.changes import (
     Truncate,
     Update,
 )
-from prefect_datasync.engine.errors import DataError, DatasyncError, TransientError
+from prefect_datasync.engine.errors import DataError, TransientError
 from prefect_datasync.engine.fold import Fold, TableFold
 from prefect_datasync.engine.interpreter import tuned_for_rows
 from prefect_datasync.engine.ports import Applier, Batch, ChangeStream
+from prefect_datasync.engine.writing import Writing
 
-IDLE_POSITION_BYTES = (
-    16 * 1024 * 1024
-)  #: an idle position is recorded after so much foreign WAL ...
+IDLE_POSITION_BYTES = 16 * 1024 * 1024  #: an idle position is recorded after so much WAL ...
 EAGER_ROWS = 5000  #: so many are worth a batch when the target would be idle otherwise
-STOP_PATIENCE_S = 3  #: how long a stop waits for the batch that is being written
-FAULT_PATIENCE_S = 30  #: how long a fault waits for it
 IDLE_POSITION_S = 10.0  #: ... or so much time, whichever comes first
 
 
@@ -94,20 +89,17 @@ class Replication:
         self._open_records = self._open_bytes = 0
         self._halted = False
         self._idle_at = now()
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="apply")
-        self._writing: Future[None] | None = None
-        self._writing_at = 0.0
-        self._written: Batch | None = None
+        self._writing = Writing(target.cancel, stream.keep_alive, stop, now)
 
     @property
     def pending(self) -> bool:
         """Whether something was received that is not durable yet."""
-        return bool(self._begin or self._end or self._writing)
+        return bool(self._begin or self._end or self._writing.busy)
 
     @property
     def writing_s(self) -> float:
         """For how many seconds the target has been at work on the batch under way."""
-        return 0.0 if self._writing is None else self._now() - self._writing_at
+        return self._writing.seconds
 
     def run(self) -> None:
         """Go until `stop`; on return everything that was applied is acknowledged."""
@@ -117,7 +109,7 @@ class Replication:
     def _run(self) -> None:
         try:
             while self._stop() is None:
-                waiting = self._writing is not None or self._end is not None
+                waiting = self._writing.busy or self._end is not None
                 take, take_row = self._take, self._row
                 for change in self._stream.receive(0.002 if waiting else 0.2):
                     if isinstance(change, (Insert, Update, Delete)):
@@ -130,21 +122,20 @@ class Replication:
                         take(change)
                     if self._halted:
                         break
-                self._reap(block=False)
-                if self._end is not None and self._begin is None and self._writing is None:
+                self._writing.reap(block=False)
+                if self._end is not None and self._begin is None and not self._writing.busy:
                     self._write(self._end)
                 if self._stream.bounded:
                     self._finish()
             self._finish()
+            if self._open:
+                self._writing.begin(self._target.roll_back)
         except TransientError:
             if self._stop() is None:
                 raise
             return  # cancelled, or lost while stopping: the caller closes the connection
         finally:
-            self._settle()
-            self._writer.shutdown(wait=True)
-        if self._open:
-            self._target.roll_back()
+            self._writing.close()
 
     # -- receive and fold ------------------------------------------------------------------------
 
@@ -162,7 +153,7 @@ class Replication:
         elif isinstance(change, Heartbeat):
             self._heartbeat(change)
         elif isinstance(change, Idle):
-            self._reap(block=False)
+            self._writing.reap(block=False)
             self._halted = self._stop() is not None
 
     def _row(self, change: Insert | Update | Delete) -> None:
@@ -224,7 +215,7 @@ class Replication:
         if known is not None:
             # Rows of the old shape are written with the old columns, before the target learns the new.
             self._write(None)
-            self._reap(block=True)
+            self._writing.reap(block=True)
         shape = self._target.bind(relation)
         self._relid = -1
         self._relations[relation.relid] = relation
@@ -259,13 +250,13 @@ class Replication:
             or fold.records >= self._batch_rows
             or fold.bytes >= self._batch_bytes
             or fold.records >= EAGER_ROWS
-            and (self._writing is None or self._writing.done())
+            and self._writing.idle
         ):
             self._write(commit)
 
     def _heartbeat(self, beat: Heartbeat) -> None:
-        self._reap(block=False)
-        if self._begin or self._end or self._writing or beat.position <= self._durable:
+        self._writing.reap(block=False)
+        if self.pending or beat.position <= self._durable:
             return
         since = self._now() - self._idle_at
         if (
@@ -273,44 +264,32 @@ class Replication:
             or beat.position - self._durable >= IDLE_POSITION_BYTES
             or (beat.reply_wanted and since >= 1.0)
         ):
-            faults.reach("idle.before_persist")
-            self._target.record_position(beat.position)
-            faults.reach("idle.after_persist")
             self._received = beat.position
-            self._step_forward(beat.position, 0, 0, None)
+            self._writing.begin(
+                lambda: self._record(beat.position),
+                lambda: self._step_forward(beat.position, 0, 0, None),
+            )
+
+    def _record(self, position: int) -> None:
+        faults.reach("idle.before_persist")
+        self._target.record_position(position)
+        faults.reach("idle.after_persist")
 
     # -- apply and acknowledge -------------------------------------------------------------------
 
     def _write(self, end: Commit | None) -> None:
         """Hand the fold to the writer, after the batch before it is done."""
-        self._reap(block=True)
+        self._writing.reap(block=True)
         records, size = self._fold.records, self._fold.bytes
         batch = Batch(self._fold.take(), end, records, size, self._transactions)
         self._relid = -1  # the fold hands out tables anew for each batch
         self._transactions = 0
         self._end = None
         self._open = end is None
-        self._written = batch
-        self._writing_at = self._now()
-        self._writing = self._writer.submit(self._target.apply, batch)
+        self._writing.begin(lambda: self._target.apply(batch), lambda: self._written(batch))
         self._halted = self._stop() is not None
 
-    def _reap(self, *, block: bool) -> None:
-        """Acknowledge the batch that was being written, if it is done."""
-        writing, batch = self._writing, self._written
-        if writing is None or batch is None:
-            return
-        stopped = 0
-        while block and not writing.done():
-            wait([writing], 1.0)
-            self._stream.keep_alive()
-            stopped += self._stop() is not None
-            if stopped >= STOP_PATIENCE_S:  # it waits for a lock perhaps
-                self._target.cancel()
-        if not writing.done():
-            return
-        self._writing = self._written = None
-        writing.result()
+    def _written(self, batch: Batch) -> None:
         self._open_records += batch.records
         self._open_bytes += batch.bytes
         if batch.end is not None:
@@ -328,21 +307,9 @@ class Replication:
         faults.reach("ack.after_send")
         self._applied(Applied(position, records, size, commit_time_us))
 
-    def _settle(self) -> None:
-        """On the way out, wait until nothing is being written; after a while, see to it."""
-        waited = 0
-        while self._writing is not None and not self._writing.done():
-            wait([self._writing], 1.0)
-            waited += 1
-            stopped = False
-            with contextlib.suppress(DatasyncError):
-                stopped = self._stop() is not None
-            if waited >= (STOP_PATIENCE_S if stopped else FAULT_PATIENCE_S):
-                self._target.cancel()
-
     def _finish(self) -> None:
         """Bring every whole transaction that was received to the target, if no part of one follows."""
-        self._reap(block=True)
+        self._writing.reap(block=True)
         if self._end is not None and self._begin is None:
             self._write(self._end)
-            self._reap(block=True)
+            self._writing.reap(block=True)

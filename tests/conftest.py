@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import os
@@ -102,7 +103,8 @@ def fresh_database(server: Server) -> Iterator[Server]:
             ).fetchall():
                 if pid:
                     admin.execute("select pg_terminate_backend(%s, 5000)", (pid,))
-                admin.execute("select pg_drop_replication_slot(%s)", (slot,))
+                with contextlib.suppress(psycopg.errors.UndefinedObject):  # it was a temporary one
+                    admin.execute("select pg_drop_replication_slot(%s)", (slot,))
             for (gid,) in admin.execute(
                 "select gid from pg_prepared_xacts where database = %s", (name,)
             ).fetchall():

@@ -17,10 +17,10 @@ from prefect_datasync.engine.errors import DatasyncError, SchemaChanged
 from prefect_datasync.engine.fold import Clear, Shape, Step
 from prefect_datasync.engine.metrics import POSTGRES_EPOCH_S
 from prefect_datasync.engine.ports import Batch
-from prefect_datasync.engine.postgres.cancelling import sever
 from prefect_datasync.engine.postgres.catalog import Table
 from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.session import Connection, translated
+from prefect_datasync.engine.postgres.severing import sever
 from prefect_datasync.engine.postgres.state import fenced
 from prefect_datasync.engine.postgres.target_table import Binding, TargetTable, bind
 from prefect_datasync.engine.postgres.write import Writer

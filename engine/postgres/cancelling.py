@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 
@@ -12,6 +10,7 @@ import psycopg
 
 from prefect_datasync.engine.errors import CopyStopped, TransientError
 from prefect_datasync.engine.postgres.session import Connection
+from prefect_datasync.engine.postgres.severing import sever
 
 LOOK_S = 0.5
 PATIENCE = 2  #: cancels that have no effect before the connection is given up
@@ -52,32 +51,3 @@ def cancelling(stop: Callable[[], object | None], *connections: Connection) -> I
     finally:
         end.set()
         thread.join()
-
-
-def sever(connection: Connection) -> None:
-    """Break a connection, from any thread: a call that waits for its server fails at once."""
-    with (
-        contextlib.suppress(OSError, psycopg.Error),
-        socket.socket(fileno=os.dup(connection.pgconn.socket)) as own,
-    ):
-        own.shutdown(socket.SHUT_RDWR)
-
-
-@contextlib.contextmanager
-def within(seconds: float, *connections: Connection) -> Iterator[None]:
-    """Break the connections if the block takes longer.
-
-    TCP notices a dead network by itself, but not what died behind a proxy that holds the connection open.
-    """
-
-    def give_up() -> None:
-        for connection in connections:
-            sever(connection)
-
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

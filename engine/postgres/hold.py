@@ -13,7 +13,12 @@ from collections.abc import Callable
 
 from prefect_datasync.engine import faults
 from prefect_datasync.engine.postgres import state, state_schema
+from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+from prefect_datasync.engine.postgres.severing import within
+
+ANSWER_S = 60.0  #: a target that takes longer for a small statement is taken for lost
+TAKE_S = 300.0  #: a lost attempt's last transaction may hold the job's row for a while
 
 
 class Hold:
@@ -44,23 +49,24 @@ class Hold:
 
     def lock(self, wait_s: float, stop: Callable[[], object | None]) -> None:
         """Take the lock; see `state.lock`."""
-        with translating("take the job's lock"):
+        with translating("take the job's lock"), within(wait_s + ANSWER_S, self.connection):
             state.lock(self.connection, self.key, wait_s, stop)
 
     def peek(self) -> state.JobRow | None:
         """The job's row before it is taken over; None when there is none."""
-        with translating("read the job's row"):
+        with translating("read the job's row"), within(ANSWER_S, self.connection):
             if not state_schema.has_schema(self.connection):
                 return None
             return state.read_job(self.connection, self.key)
 
     def take(self, *, again: bool = False) -> None:
         """Raise the epoch, with the lock held; *again*: only if the job is still of this instance."""
-        state_schema.ensure_schema(self.connection)
         holder = f"{socket.gethostname()}:{os.getpid()}"
-        self._row, self.resumed = state.claim(
-            self.connection, self.key, self.instance, holder, again=again
-        )
+        with within(TAKE_S, self.connection):
+            state_schema.ensure_schema(self.connection)
+            self._row, self.resumed = state.claim(
+                self.connection, self.key, self.instance, holder, again=again
+            )
         faults.reach("epoch.after_bump")
 
     def take_over(self, stop: Callable[[], object | None]) -> None:
@@ -69,18 +75,21 @@ class Hold:
         Raises:
             Fenced: another instance has begun in the meantime.
             TransientError: the target does not answer.
+            CopyStopped: *stop* answered.
             JobBusy: another attempt has taken the lock.
         """
         self.close()
         self.connection = connect(self._target, f"datasync {self.key} hold")
-        self.lock(60.0, stop)
-        self.take(again=True)
+        with cancelling(stop, self.connection):
+            self.lock(60.0, stop)
+            self.take(again=True)
         if not self.resumed:
             raise state.fenced(self.key)
 
     def begin_instance(self) -> None:
         """Start from nothing: the earlier instance's phases and counters are forgotten."""
-        self._row = state.begin_instance(self.connection, self.key, self.epoch, self.instance)
+        with within(ANSWER_S, self.connection):
+            self._row = state.begin_instance(self.connection, self.key, self.epoch, self.instance)
         self.resumed = True
 
     def set(self, setting: str, *values: object) -> None:
@@ -89,7 +98,7 @@ class Hold:
         Raises:
             Fenced: another attempt has taken the job.
         """
-        with translating("write the job's row"):
+        with translating("write the job's row"), within(ANSWER_S, self.connection):
             state.update(self.connection, self.key, self.epoch, setting, values)
             self._row = state.read_job(self.connection, self.key)
 

@@ -22,6 +22,7 @@ from prefect_datasync.engine.errors import ConfigError, TransientError
 from prefect_datasync.engine.metrics import Kpis, Meter
 from prefect_datasync.engine.postgres import preflight, state
 from prefect_datasync.engine.postgres.attempt import Attempt
+from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.copying import CopyStage
 from prefect_datasync.engine.postgres.hold import Hold
 from prefect_datasync.engine.postgres.preflight import Finding
@@ -142,16 +143,17 @@ def open_instance(
     """
     hold = Hold(target, key, instance_id)
     try:
-        hold.lock(wait_s, stop)
-        before = hold.peek()
-        resumed = before is not None and before.instance == instance_id
-        if not resumed or before is None or before.phase == "creating":
-            _refuse_unfit(key, source, target, spec, stop, say)
-        hold.take()
-        if not hold.resumed:
-            hold.begin_instance()
-        attempt = Attempt(hold, source, target, spec, stop, say, Meter())
-        attempt.recount()
+        with cancelling(stop, hold.connection):
+            hold.lock(wait_s, stop)
+            before = hold.peek()
+            resumed = before is not None and before.instance == instance_id
+            if not resumed or before is None or before.phase == "creating":
+                _refuse_unfit(key, source, target, spec, stop, say)
+            hold.take()
+            if not hold.resumed:
+                hold.begin_instance()
+            attempt = Attempt(hold, source, target, spec, stop, say, Meter())
+            attempt.recount()
         instance = Instance(attempt, resumed=resumed)
         try:
             yield instance

@@ -30,11 +30,11 @@ from prefect_datasync.engine.changes import (
 )
 from prefect_datasync.engine.errors import TransientError
 from prefect_datasync.engine.postgres import runs
-from prefect_datasync.engine.postgres.cancelling import within
 from prefect_datasync.engine.postgres.catalog import literal
 from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.pgoutput import Decoder
 from prefect_datasync.engine.postgres.session import Server, connect, translating
+from prefect_datasync.engine.postgres.severing import within
 from prefect_datasync.engine.postgres.walsender import plugin_options
 
 LOOK_MS = 200

@@ -24,7 +24,9 @@ from prefect_datasync.engine.errors import (
     SlotLost,
     TransientError,
 )
+from prefect_datasync.engine.postgres.severing import within
 
+CONNECT_S = 10  #: how long a server may take to let us in
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 #: The first shape the text of values; `row_security` turns a silently partial copy into an error.
@@ -109,7 +111,7 @@ def connect(
         "sslcert": server.sslcert or None,
         "sslkey": server.sslkey or None,
         "gssencmode": "disable",
-        "connect_timeout": 10,
+        "connect_timeout": CONNECT_S,
         "keepalives": 1,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
@@ -133,13 +135,14 @@ def connect(
     except psycopg.Error as exc:
         raise _connect_error(server, exc) from None  # the cause may repeat the conninfo
     try:
-        for since, name in PINNED_SINCE.items():
-            if connection.info.server_version >= since:
-                connection.execute(f"SET {name} = 0".encode())
-        if connection.info.parameter_status("is_superuser") == "on":
-            connection.execute("SET lc_messages = 'C'")  # others may not
-        if not autocommit:
-            connection.commit()
+        with within(CONNECT_S, connection):
+            for since, name in PINNED_SINCE.items():
+                if connection.info.server_version >= since:
+                    connection.execute(f"SET {name} = 0".encode())
+            if connection.info.parameter_status("is_superuser") == "on":
+                connection.execute("SET lc_messages = 'C'")  # others may not
+            if not autocommit:
+                connection.commit()
     except psycopg.Error as exc:
         connection.close()
         raise translated(exc, server.address) from exc

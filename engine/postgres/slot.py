@@ -23,9 +23,9 @@ from prefect_datasync.engine.errors import (
     StateError,
     TransientError,
 )
-from prefect_datasync.engine.postgres.cancelling import within
 from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn, parse_lsn
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+from prefect_datasync.engine.postgres.severing import within
 from prefect_datasync.engine.postgres.state import JobRow, slug
 
 REPORT_S = 5.0

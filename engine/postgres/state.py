@@ -19,7 +19,10 @@ from prefect_datasync.engine.errors import Fenced, JobBusy
 from prefect_datasync.engine.postgres.catalog import OUR_SCHEMA
 from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn, parse_lsn
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+from prefect_datasync.engine.postgres.severing import within
 from prefect_datasync.engine.postgres.state_schema import has_schema
+
+LOOK_S = 10.0  #: a target that takes longer to show a job's rows is taken for lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,7 @@ def lock(
 
 def lock_is_free(target: Server, key: str) -> bool:
     """Whether no process holds the job. Takes the lock for a moment."""
-    with connect(target, f"datasync {key} look") as connection:
+    with connect(target, f"datasync {key} look") as connection, within(LOOK_S, connection):
         return try_lock(connection, key)
 
 
@@ -225,7 +228,11 @@ def read_checkpoint(target: Server, key: str) -> Checkpoint | None:
     Raises:
         TransientError, ConnectFailed: the target does not answer.
     """
-    with connect(target, f"datasync {key} look") as connection, translating("read the checkpoint"):
+    with (
+        connect(target, f"datasync {key} look") as connection,
+        translating("read the checkpoint"),
+        within(LOOK_S, connection),
+    ):
         return checkpoint(connection, key)
 
 

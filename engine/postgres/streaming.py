@@ -17,12 +17,13 @@ from prefect_datasync.engine.metrics import Kpis
 from prefect_datasync.engine.postgres import publication, slot, state
 from prefect_datasync.engine.postgres.apply import PostgresApplier
 from prefect_datasync.engine.postgres.attempt import Attempt
-from prefect_datasync.engine.postgres.cancelling import cancelling, within
+from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.catalog import Table, read_tables
 from prefect_datasync.engine.postgres.feed import FarBehind, Feed
 from prefect_datasync.engine.postgres.lsn import parse_lsn
 from prefect_datasync.engine.postgres.pull import Pull
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
+from prefect_datasync.engine.postgres.severing import within
 from prefect_datasync.engine.postgres.table_copy import take_replica_role
 from prefect_datasync.engine.postgres.target_table import TargetTable, read_target_tables
 from prefect_datasync.engine.postgres.walsender import Walsender
@@ -100,7 +101,11 @@ class StreamStage:
         applying = connect(self._attempt.target, attempt.application("apply"))
         self._applying = applying
         try:
-            with translating("prepare the target's session"):
+            with (
+                translating("prepare the target's session"),
+                cancelling(self._stop, applying, attempt.hold.connection),
+                within(CHECK_S, applying, attempt.hold.connection),
+            ):
                 take_replica_role(applying)
                 target = PostgresApplier(
                     applying, key, row.epoch, row.pos,
@@ -243,7 +248,10 @@ class StreamStage:
 
     def _compare_publications(self) -> None:
         attempt = self._attempt
-        with connect(attempt.source, attempt.application("check")) as source:
+        with (
+            connect(attempt.source, attempt.application("check")) as source,
+            within(CHECK_S, source),
+        ):
             publication.check(source, self._hold.row.publications)
 
     # -- after a fault ---------------------------------------------------------------------------
@@ -267,6 +275,8 @@ class StreamStage:
                 return
             except Fenced:
                 raise
+            except CopyStopped:
+                return
             except TransientError as exc:
                 self._say(str(exc))
                 self._wait(pause)

@@ -23,11 +23,11 @@ from psycopg import pq
 
 from prefect_datasync.engine.changes import Change, Heartbeat
 from prefect_datasync.engine.errors import TransientError
-from prefect_datasync.engine.postgres.cancelling import within
 from prefect_datasync.engine.postgres.catalog import literal
 from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.pgoutput import Decoder
 from prefect_datasync.engine.postgres.session import Server, connect, translating
+from prefect_datasync.engine.postgres.severing import within
 
 FEEDBACK_S = 5.0  #: the server's default patience, wal_sender_timeout, is 60 s
 EAGER_S = 0.1  #: a new durable position is told at most so often

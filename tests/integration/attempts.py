@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -54,10 +56,15 @@ class Attempt:
         began = time.monotonic()
         self._stop.set()
         self._thread.join(60)
-        assert not self._thread.is_alive(), "the attempt did not stop"
+        assert not self._thread.is_alive(), f"the attempt did not stop: {self._where()}"
         if self.error is not None:
             raise self.error
         return time.monotonic() - began
+
+    def _where(self) -> str:
+        """What every thread is at."""
+        frames = sys._current_frames().values()
+        return "\n".join("".join(traceback.format_stack(frame)) for frame in frames)
 
     def wait(self, seconds: float = 60) -> None:
         """Wait for its own end."""

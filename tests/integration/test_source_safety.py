@@ -129,7 +129,7 @@ def test_a_pause_while_the_source_decodes_is_answered_and_lets_the_slot_go(pair)
     attempt.start()
     with connect(pair.source, "look") as look:
         while not look.execute(
-            "select 1 from pg_stat_activity where query like 'COPY%peek%' and state = 'active'"
+            "select 1 from pg_stat_activity where query like 'COPY%get_binary_changes%' and state = 'active'"
             " and pid <> pg_backend_pid()"
         ).fetchone():
             time.sleep(0.02)
