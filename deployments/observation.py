@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -94,7 +94,7 @@ def history(name: str) -> list[InstanceRecord]:
             if line is None or not final:
                 line = _line_now(job, run, newest)
             lines.append(line)
-        return lines
+        return _counted(client, job, lines)
 
 
 def verify(name: str, say: Callable[[str], None] = lambda sentence: None) -> VerifyReport:
@@ -188,6 +188,25 @@ def _reported(
     progress = {k: v for k, v in facts.items() if k.startswith("copy_")}
     kpis = {k: v for k, v in facts.items() if k not in progress}
     return kpis or None, progress or None
+
+
+def _counted(
+    client: SyncPrefectClient, job: Job, lines: list[InstanceRecord]
+) -> list[InstanceRecord]:
+    """The lines, with what an instance reported last where the target could not be asked."""
+    unknown = [UUID(line.instance) for line in lines if line.records is None]
+    if not unknown:
+        return lines
+    reported = {
+        str(artifact.flow_run_id): facts_of(artifact, HEADING)
+        for artifact in find(client, [artifact_key(job.name, Kind.KPIS)], unknown)
+    }
+    return [
+        replace(line, records=facts.get("instance_records"), bytes=facts.get("instance_bytes"))
+        if line.records is None and (facts := reported.get(line.instance))
+        else line
+        for line in lines
+    ]
 
 
 def _line_now(job: Job, run: FlowRun, newest: FlowRun | None) -> InstanceRecord:

@@ -8,6 +8,7 @@
     ├── ControlError     the orchestrator cannot be reached or used    never retried
     ├── CopyStopped      not a fault: the step was asked to leave      done by the next attempt
     └── TransientError   lost connections, restarts, locks             retried with backoff
+        └── TargetFull                                                 retried for a while
 
 Every message reads `CODE: what happened. Effect. Do: next step.` It names servers, slots, tables and
 LSNs; it never holds a user's row values or a secret.
@@ -143,6 +144,13 @@ class TransientError(DatasyncError):
     code = "CONNECTION_LOST"
     retried = True
     do = "nothing: the job reconnects by itself"
+
+
+class TargetFull(TransientError):
+    """The target has no room for more; it heals as soon as somebody makes some."""
+
+    code = "DISK_FULL"
+    do = "make room at the target; the job goes on by itself"
 
 
 class CopyStopped(DatasyncError):

@@ -47,6 +47,20 @@ class Keyless(StrEnum):
     REFUSE = "refuse"
 
 
+class Moment(StrEnum):
+    """A moment in the life of an instance, at which a user's own callable can be called."""
+
+    ON_RUNNING = "on_running"  #: an attempt begins
+    ON_PAUSED = "on_paused"  #: the process has drained and lets the job rest
+    ON_COMPLETION = "on_completion"
+    ON_FAILURE = "on_failure"
+    ON_CANCELLATION = "on_cancellation"
+    ON_CRASHED = "on_crashed"
+
+
+ImportPath = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
+]
 Pattern = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -86,6 +100,11 @@ class SyncSpec(BaseModel):
         30_000,
         ge=100,
         description="How long slot creation may wait for open transactions of the source, in ms.",
+    )
+
+    hooks: dict[Moment, ImportPath] = Field(
+        default_factory=dict,
+        description="Your own callables by moment, as package.module:function(flow, flow_run, state).",
     )
 
     def selects(self, schema: str, table: str) -> bool:

@@ -47,6 +47,7 @@ from prefect_datasync.flows.control import StopWatch, watching
 from prefect_datasync.flows.instance_job import InstanceJob, job_of
 from prefect_datasync.flows.runs import REFUSED, recent_runs, rival
 from prefect_datasync.tasks.copying import copy_all
+from prefect_datasync.tasks.history import complete_earlier
 from prefect_datasync.tasks.prefect_api import quick_client
 from prefect_datasync.tasks.reporting import Reporter, open_reporter
 from prefect_datasync.tasks.streaming import follow
@@ -87,7 +88,7 @@ def data_sync(source: PostgresSource, target: PostgresTarget, spec: SyncSpec) ->
                 say(str(exc))
                 raise Abort(str(exc)) from exc  # the state belongs to the run's newer attempt
             return _failed(run, exc, watch)
-        except (TransientError, JobBusy) as exc:  # what a stop interrupts is no error
+        except (TransientError, JobBusy, CopyStopped) as exc:  # what a stop interrupts is no error
             if watch.reason() is None:
                 return _failed(run, exc, watch)
         except DatasyncError as exc:
@@ -148,6 +149,9 @@ def _attempt(
         reporter.begin(instance.checkpoint)
         begun = "resume" if instance.resumed else "start"
         asked = hooks.ENTRY.pop(str(run.id), begun)
+        if instance.earlier is not None:
+            with contextlib.suppress(Exception):  # Prefect may be away; the data must not wait
+                complete_earlier(job.name, instance.earlier)
         say(f"{begun} of job {job.name}" + ("" if asked == begun else f" (the hook saw {asked})"))
         try:
             _copy(instance, spec, watch, reporter, say)
@@ -219,7 +223,7 @@ def _copy(
             )
             instance.finish_copy()
         except CopyStopped:
-            raise  # a kind of TransientError, but not a fault
+            raise
         except TransientError as exc:
             faults += 1
             instance.recover(exc, faults)
@@ -232,15 +236,16 @@ def _leave(run: FlowRun, watch: StopWatch, where: str, say: Say) -> State[Any]:
     reason = watch.reason()
     if reason == "pause":
         say(f"paused {where}")
-        hooks.on_paused(run.id, f"Paused {where}", say)
+        paused: State[Any] = Suspended(message=f"Paused {where}")
+        hooks.on_paused(data_sync, run, paused, say)
         # Not returned: a returned state would be proposed, and take a newer attempt's Running away.
-        raise Pause(state=Suspended(message=f"Paused {where}"))
+        raise Pause(state=paused)
     if reason == "gone":
         raise Abort("the flow run was deleted")
     if reason == "cancel":
         cancelled: State[Any] = Cancelled(message=f"Cancelled {where}")
         with contextlib.suppress(Exception):  # Prefect calls no hook when a state was forced
-            hooks.close(None, run, cancelled)
+            hooks.close(data_sync, run, cancelled)
         return cancelled
     return Completed(name=JobState.SUCCEEDED.value, message=f"Copied {where}")
 
@@ -253,7 +258,7 @@ def _failed(run: FlowRun, exc: DatasyncError, watch: StopWatch) -> State[Any]:
         # A suspended run stays Suspended whatever its flow raises or returns.
         with quick_client(hooks.RETRIES) as client:
             client.set_flow_run_state(run.id, Failed(message=str(exc)), force=True)
-        hooks.close(None, run, state)
+        hooks.close(data_sync, run, state)
         raise Abort("failed while it drained")
     return state
 

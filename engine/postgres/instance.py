@@ -36,8 +36,11 @@ from prefect_datasync.engine.spec import SyncSpec
 class Instance:
     """An open attempt; made by `open_instance`."""
 
-    def __init__(self, attempt: Attempt, *, resumed: bool) -> None:
+    def __init__(
+        self, attempt: Attempt, *, resumed: bool, earlier: state.Checkpoint | None
+    ) -> None:
         self.resumed = resumed  #: the attempt goes on with an instance that had begun before
+        self.earlier = earlier  #: what the instance before this one had left when this one began
         self._attempt, self._hold, self._meter = attempt, attempt.hold, attempt.meter
         self._copying, self._streaming = CopyStage(attempt), StreamStage(attempt)
 
@@ -76,7 +79,11 @@ class Instance:
 
         Args:
             attempt: 1 for the first fault in a row.
+
+        Raises:
+            CheckFailed: the fault has lasted for too long.
         """
+        self._attempt.patience.bear(fault)
         self._attempt.say(f"{fault} Attempt {attempt} to go on follows.")
         until = time.monotonic() + min(30.0, 0.5 * 2**attempt)
         while time.monotonic() < until and self._attempt.stop() is None:
@@ -149,12 +156,15 @@ def open_instance(
             resumed = before is not None and before.instance == instance_id
             if not resumed or before is None or before.phase == "creating":
                 _refuse_unfit(key, source, target, spec, stop, say)
+            earlier = None
+            if before is not None and not resumed:
+                earlier = state.checkpoint(hold.connection, key)
             hold.take()
             if not hold.resumed:
                 hold.begin_instance()
             attempt = Attempt(hold, source, target, spec, stop, say, Meter())
             attempt.recount()
-        instance = Instance(attempt, resumed=resumed)
+        instance = Instance(attempt, resumed=resumed, earlier=earlier)
         try:
             yield instance
         finally:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from prefect_datasync.engine.errors import CopyStopped, DataError, TransientError
+from prefect_datasync.engine.errors import CopyStopped, DataError, TargetFull, TransientError
 from prefect_datasync.engine.postgres.session import Connection, translated
 
 BUFFER_BYTES = 1 << 20
@@ -300,6 +300,8 @@ def _as_ours(error: CopyError) -> DataError | TransientError:
     said = f" ({error.said})" if error.said else ""
     what = f"copy: the {error.side} answered SQLSTATE {error.sqlstate}{said}{named}"
     effect = "The table's transaction was rolled back"
+    if error.sqlstate == "53100" and error.side == "target":
+        return TargetFull(what, effect=effect)
     if error.sqlstate.startswith(("08", "57P", "40", "55P03", "53", "58")):
         return TransientError(what, effect=effect)
     return DataError(what, effect=effect, do="compare the table's definition on both servers")

@@ -22,6 +22,7 @@ from prefect_datasync.engine.errors import (
     DataError,
     DatasyncError,
     SlotLost,
+    TargetFull,
     TransientError,
 )
 from prefect_datasync.engine.postgres.severing import within
@@ -213,6 +214,8 @@ def translated(exc: psycopg.Error, where: str) -> DatasyncError:
         return SlotLost(what, effect="The job cannot continue from its position")
     if state == "55006":
         return TransientError(what, code="SLOT_IN_USE", do="end the other reader of the slot")
+    if state == "53100":
+        return TargetFull(what, effect="The transaction was rolled back")
     if state and state in _RIGHTS:
         return CheckFailed(what, code="RIGHT_MISSING", do="grant the right; see `datasync check`")
     if state and state.startswith(_TRANSIENT):

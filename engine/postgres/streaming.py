@@ -36,6 +36,7 @@ PUBLICATION_S = 60.0  #: how often the publications are compared with what was r
 LONGEST_PAUSE_S = 30.0
 CHECK_S = 60.0  #: a source that takes longer to look at is taken for lost
 ANSWER_S = 10.0  #: a target that does not answer so long is taken for lost
+SOUND_S = 5.0  #: a session that has lasted so long ends the talk of reconnecting
 BUSY_S = 3.0  #: how often the source is looked at while the target is busy with one batch
 
 
@@ -46,7 +47,7 @@ class StreamStage:
         self._attempt, self._hold, self._meter = attempt, attempt.hold, attempt.meter
         self._stop, self._say = attempt.stop, attempt.say
         self._report: Callable[[Kpis], None] = lambda kpis: None
-        self._reported = self._looked = self._compared = self._asked = 0.0
+        self._reported = self._looked = self._compared = self._asked = self._began = 0.0
         self._applying: Connection | None = None
         self._feed: Feed | None = None
         self._holding: HoldingStream | None = None
@@ -73,6 +74,7 @@ class StreamStage:
             except FarBehind as exc:
                 self._say(str(exc))
             except TransientError as exc:
+                self._attempt.patience.bear(exc)
                 faults = 1 if time.monotonic() - began > LONGEST_PAUSE_S else faults + 1
                 self._meter.reconnecting = True
                 self._say(f"{exc} Attempt {faults} to reconnect follows.")
@@ -125,7 +127,7 @@ class StreamStage:
                     applied=self._applied,
                     now=time.monotonic,
                 )  # fmt: skip
-                self._meter.reconnecting = False
+                self._began = time.monotonic()
                 faults.reach("stream.before_start")
                 self._replication.run()
             finally:
@@ -182,6 +184,7 @@ class StreamStage:
     # -- while it runs ---------------------------------------------------------------------------
 
     def _applied(self, step: Applied) -> None:
+        self._meter.reconnecting = False
         self._meter.add(time.time(), step.records, step.bytes, step.commit_time_us)
 
     def _tick(self) -> object | None:
@@ -193,6 +196,8 @@ class StreamStage:
             replication, feed = self._replication, self._feed
             busy = replication is not None and replication.pending
             behind = feed is not None and (feed.lag_bytes or 0) > 0
+            if replication is not None and now - self._began > SOUND_S:
+                self._meter.reconnecting = False
             self._meter.waiting(time.time(), busy or behind)
             self._report(self._meter.kpis(time.time()))
         if now - self._looked >= LOOK_S:
