@@ -93,12 +93,19 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
 
 
 @pytest.fixture(scope="session")
-def running_worker(prefect_server: PrefectServer) -> Iterator[Path]:
+def hooks_log(prefect_server: PrefectServer) -> Path:
+    """Where the callables of `own_hooks` write to."""
+    return prefect_server.folder / "hooks.log"
+
+
+@pytest.fixture(scope="session")
+def running_worker(prefect_server: PrefectServer, hooks_log: Path) -> Iterator[Path]:
     """A worker on the pool of the jobs; gives its log."""
     log = prefect_server.folder / "worker.log"
+    own_hooks = {"PYTHONPATH": str(Path(__file__).parent), "DATASYNC_TEST_HOOKS": str(hooks_log)}
     process = child_processes.launch(
         [sys.executable, "-c", WORKER],
-        environment=prefect_server.environment | FAST,
+        environment=prefect_server.environment | FAST | own_hooks,
         log=log,
         folder=prefect_server.folder,
     )

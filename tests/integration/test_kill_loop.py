@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -52,8 +53,11 @@ def test_nothing_is_lost_repeated_or_stale_after_kills_and_crashes(pair: Pair) -
         with watching(target) as wrong:
             for number in range(KILLS):
                 attempt = attempt_process.start(KEY, "one", source, target, spec)
-                # the first ones die while they connect, check and copy
-                time.sleep(rnd.uniform(0.3, 1.2) if number < 8 else rnd.uniform(0.8, 2.2))
+                if number < 8:  # these die while they connect, check and copy
+                    time.sleep(rnd.uniform(0.3, 1.2))
+                else:
+                    held(attempt)
+                    time.sleep(rnd.uniform(0.0, 1.4))
                 if number == KILLS // 3:
                     pair.source.crash()
                 if number == 2 * KILLS // 3:
@@ -84,6 +88,13 @@ def test_nothing_is_lost_repeated_or_stale_after_kills_and_crashes(pair: Pair) -
     assert set(ids) - load.committed - load.unknown == set(), "never committed"
     assert len(ids) > 1000
     print(f"{len(ids)} logged rows, {KILLS} kills, 2 crashes, epochs up to {epochs[-1]}")
+
+
+def held(attempt: subprocess.Popen[str]) -> None:
+    """Waits until the attempt holds the job, or has ended."""
+    assert attempt.stdout is not None
+    while (line := attempt.stdout.readline()) and line.strip() != "holds":
+        pass
 
 
 def verified(source: Server, target: Server, spec: SyncSpec):
