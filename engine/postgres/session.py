@@ -159,12 +159,20 @@ _NOT_YET = (
     "terminating connection",
     "pg_hba.conf rejects connection",  # kept last: an operator may be editing it
 )
+#: Up to 15, and from 16 on.
+_NO_REPLICATION = ("replication role to start walsender", "permission denied to start WAL sender")
 
 
 def _connect_error(server: Server, exc: psycopg.Error) -> DatasyncError:
     text = " ".join(str(exc).split())
     if server.password:
         text = text.replace(server.password, "***")
+    if any(part in text for part in _NO_REPLICATION):
+        return CheckFailed(
+            f"the role {server.user} at {server.address} may not replicate",
+            do=f'run `ALTER ROLE "{server.user}" REPLICATION` at the source, then `datasync retry JOB`',
+            code="RIGHT_MISSING",
+        )
     answered = "FATAL:" in text or "SSL" in text or "certificate" in text
     if answered and not any(part in text for part in _NOT_YET[:-1]):
         return ConnectFailed(

@@ -8,11 +8,19 @@ import time
 import pytest
 from attempts import KEY, Attempt, execute, running
 
-from prefect_datasync.engine.errors import DataError, Fenced, JobBusy, SlotLost, StateError
+from prefect_datasync.engine.errors import (
+    CheckFailed,
+    DataError,
+    Fenced,
+    JobBusy,
+    SlotLost,
+    StateError,
+)
 from prefect_datasync.engine.postgres.hold import Hold
 from prefect_datasync.engine.postgres.session import connect
 from prefect_datasync.engine.spec import SyncSpec
 
+SPEC = SyncSpec(tables=("public.*",))
 SLOT = "datasync_job_00000000_1"
 
 
@@ -115,6 +123,33 @@ def test_a_column_that_appears_at_the_source_stops_the_job_before_its_first_row(
     execute(target, "alter table t add column more int")
     with running(source, target, SyncSpec()) as attempt:
         assert attempt.verify().equal
+
+
+@pytest.mark.parametrize(
+    ("side", "revoked"),
+    [
+        ("target", 'alter table t owner to current_user; revoke all on t from "{role}"'),
+        ("source", 'alter role "{role}" noreplication'),
+    ],
+)
+def test_a_right_that_is_revoked_stops_the_job_at_once_with_its_code(
+    side, revoked, source, target, weak_role
+):
+    execute(source, "create table t (id int primary key)")
+    roles = {"source": weak_role(source), "target": weak_role(target)}
+    execute(source, f'alter role "{roles["source"].user}" replication')
+    execute(source, f'alter table t owner to "{roles["source"].user}"')
+    for server, role in ((source, roles["source"]), (target, roles["target"])):
+        execute(server, f'grant create on database "{server.dbname}" to "{role.user}"')
+        execute(server, f'grant all on schema public to "{role.user}"')
+    with running(roles["source"], roles["target"], SPEC) as attempt:
+        assert attempt.verify().equal
+    execute({"source": source, "target": target}[side], revoked.format(role=roles[side].user))
+    execute(source, "insert into t values (1)")
+    attempt = Attempt(roles["source"], roles["target"], SPEC, "one")
+    attempt.start()
+    with pytest.raises(CheckFailed, match="RIGHT_MISSING"):
+        attempt.wait(20)
 
 
 def test_a_second_attempt_is_refused_while_the_first_lives(paused):
