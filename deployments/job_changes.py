@@ -100,7 +100,7 @@ def _write(step: Step) -> list[str]:
         values: dict[str, Any] = {
             "parameters": parameters,
             # else Prefect would refuse a setting that the plugin has since the job was made
-            "parameter_openapi_schema": parameter_schema(data_sync),
+            "parameter_openapi_schema": parameter_schema(data_sync).model_dump_for_openapi(),
         }
         deployment = client.read_deployment(UUID(job.deployment_id))
         if deployment.description == describe(job.source, job.target, job.spec):
