@@ -88,15 +88,14 @@ class Asking:
         code = main(self.line(command, name))
         return code, self._capsys.readouterr().err
 
-    def from_process(self, command: Command, name: str) -> tuple[int, str]:
-        """The same in a process of its own."""
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect_datasync", *self.line(command, name)],
-            env=self._server.environment,
-            capture_output=True,
-            text=True,
-        )
-        return done.returncode, done.stderr
+    @contextlib.contextmanager
+    def beside(self, command: Command, name: str) -> Iterator[subprocess.Popen[str]]:
+        """The same in a process of its own, under way inside the block and done after it."""
+        line = [sys.executable, "-m", "prefect_datasync", *self.line(command, name)]
+        with subprocess.Popen(
+            line, env=self._server.environment, stderr=subprocess.PIPE, text=True
+        ) as process:
+            yield process
 
 
 @pytest.fixture
@@ -162,26 +161,31 @@ def assert_answers(
     before = everything(ask.client, name, at_source, at_target)
     changeless = [command for command in Command if command not in allowed(state)]
     alone = changeless[list(JobState).index(state) % len(changeless)]  # another one in every state
-    for command in changeless:
-        refused = refusal(state, command, f"job {name}")
-        code, said = ask.from_line(command, name)
-        if refused is None:
-            assert holds_already(state, command)
-            assert code == 0, said
-            answered = ask.functions[command](name)
-            already = "already paused" if state is S.PAUSED else "pausing"
-            assert answered == already
-            assert already in said or state is not S.PAUSED
-        else:
-            assert (code, said.strip()) == (3, str(refused))
-            with pytest.raises(ActionRefused) as raised:
-                ask.functions[command](name)
-            assert str(raised.value) == str(refused)
-        assert everything(ask.client, name, at_source, at_target) == before, command
-        if command is alone:
-            assert ask.from_process(command, name) == (code, said)
+    with ask.beside(alone, name) as process:
+        for command in changeless:
+            _assert_answer(ask, name, state, command)
             assert everything(ask.client, name, at_source, at_target) == before, command
+        _, said = process.communicate(timeout=LONG)
+    assert (process.returncode, said) == ask.from_line(alone, name)
+    assert everything(ask.client, name, at_source, at_target) == before
     assert jobs.status(name).state is state
+
+
+def _assert_answer(ask: Asking, name: str, state: JobState, command: Command) -> None:
+    refused = refusal(state, command, f"job {name}")
+    code, said = ask.from_line(command, name)
+    if refused is None:
+        assert holds_already(state, command)
+        assert code == 0, said
+        answered = ask.functions[command](name)
+        already = "already paused" if state is S.PAUSED else "pausing"
+        assert answered == already
+        assert already in said or state is not S.PAUSED
+    else:
+        assert (code, said.strip()) == (3, str(refused))
+        with pytest.raises(ActionRefused) as raised:
+            ask.functions[command](name)
+        assert str(raised.value) == str(refused)
 
 
 def holder(at_target: Database, name: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -49,6 +51,23 @@ class Shell:
             capture_output=True,
             text=True,
         )
+
+    def on_a_terminal(self, typed: str, *line: str) -> tuple[int, str]:
+        """Our command line at a terminal, where a user types; exit code, and what stands there."""
+        outer, inner = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-m", "prefect_datasync", *line],
+            env=self._environment,
+            cwd=self.folder,
+            stdin=inner,
+            stdout=subprocess.DEVNULL,
+            stderr=inner,
+        ) as process:
+            os.write(outer, f"{typed}\n".encode())
+        shown = os.read(outer, 10_000).decode()
+        os.close(inner)
+        os.close(outer)
+        return process.returncode, shown
 
     def datasync(self, *line: str, code: int = 0) -> Any:
         """Our command line with --json, in this process, which saves its start; what it answers."""
@@ -198,7 +217,13 @@ def test_apply_makes_changes_and_restarts_the_jobs_of_a_file(
     assert shell.apply([orders, spare], "--dry-run")["applied"] is False
     assert {"orders", "spare"}.isdisjoint(job.name for job in jobs.list_jobs())
 
-    assert actions(shell.apply([orders, spare])) == {"orders": "created", "spare": "created"}
+    line = ("job", "apply", "-f", "jobs.yaml")
+    code, shown = shell.on_a_terminal("n", *line)
+    assert (code, "Carry it out?" in shown, "Nothing was changed." in shown) == (1, True, True)
+    assert actions(shell.apply([orders], "--dry-run")) == {"orders": "created"}
+    code, shown = shell.on_a_terminal("y", *line)
+    assert (code, "Done: 1 created, 0 changed" in shown) == (0, True), shown
+    assert actions(shell.apply([orders, spare])) == {"orders": "unchanged", "spare": "created"}
     assert actions(shell.apply([orders, spare])) == {"orders": "unchanged", "spare": "unchanged"}
     exported = [shell.datasync("job", "export", name)[0] for name in ("orders", "spare")]
     assert exported == [{"mode": "full+incremental", **orders}, spare]
