@@ -48,7 +48,7 @@ class Effect(StrEnum):
     RESTART = "by a restart"
 
 
-#: When a field is heeded by an instance that has begun; every field has an answer here.
+#: When a field is heeded by an instance that has begun; one without an answer here needs a restart.
 EFFECTS: dict[str, Effect] = {
     "source": Effect.RESTART,
     "target": Effect.RESTART,
@@ -176,7 +176,8 @@ def step_of(client: SyncPrefectClient, wanted: JobSettings) -> Step:
     there = settings_of(job.name, job.source, job.target, job.spec)
     bound = (_bound(client, job, run) if run and begun else None) or there
     changes = []
-    for field, effect in EFFECTS.items():
+    for field in (name for name in JobSettings.model_fields if name != "name"):
+        effect = EFFECTS.get(field, Effect.RESTART)
         after, stored, held = (getattr(each, field) for each in (wanted, there, bound))
         if held != after:
             changes.append(Change(field, held, after, effect if begun else Effect.START))
