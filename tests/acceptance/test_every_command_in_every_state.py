@@ -166,9 +166,11 @@ def assert_answers(
             _assert_answer(ask, name, state, command)
             assert everything(ask.client, name, at_source, at_target) == before, command
         _, said = process.communicate(timeout=LONG)
-    assert (process.returncode, said) == ask.from_line(alone, name)
+    refused = refusal(state, alone, f"job {name}")
+    assert (process.returncode, said.strip()) == (
+        (3, str(refused)) if refused else (0, said.strip())
+    )
     assert everything(ask.client, name, at_source, at_target) == before
-    assert jobs.status(name).state is state
 
 
 def _assert_answer(ask: Asking, name: str, state: JobState, command: Command) -> None:
