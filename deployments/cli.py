@@ -29,7 +29,6 @@ from prefect_datasync.deployments.cli_output import (
     size,
     span,
 )
-from prefect_datasync.engine.errors import ControlError
 
 if TYPE_CHECKING:
     from prefect_datasync.deployments.jobs import Status
@@ -84,11 +83,8 @@ def pause(name: str, *, wait: Wait = False, timeout: Timeout = 600, json: Json =
     """Stop for a while; nothing is lost, and `resume` goes on from the same position."""
     from prefect_datasync.deployments import jobs
 
-    try:
-        jobs.pause(name, timeout if wait else 0)
-    except ControlError as exc:
-        if wait or exc.error_code != "STILL_PAUSING":
-            raise
+    if jobs.pause(name, timeout if wait else 0) == "already paused":
+        say("already paused")
     _done(name, json)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from prefect_datasync.deployments import cli_job_files
 from prefect_datasync.deployments.cli_output import (
     Json,
-    UsageError,
     answer,
     say,
     show_fields,
@@ -18,9 +18,10 @@ from prefect_datasync.deployments.cli_output import (
 
 if TYPE_CHECKING:
     from prefect_datasync.deployments.jobs import Job
-    from prefect_datasync.engine.spec import SyncSpec
 
 app = App(name="job", help="Jobs: what is copied from where to where.")
+app.command(cli_job_files.apply)
+app.command(cli_job_files.export)
 
 Mode = Literal["full", "full+incremental", "incremental"]
 ExistingRows = Literal["stop", "truncate", "append"]
@@ -63,25 +64,21 @@ def create(
     keyless
         Tables without a usable key: follow inserts only (the default), copy only, or refuse.
     file
-        YAML or JSON with source, target and any setting of the job; options go before it.
+        YAML or JSON of one job, as `datasync job export` prints it; options go before it.
     """
     options = {
+        "source": source,
+        "target": target,
         "mode": mode,
         "tables": tables,
         "exclude": exclude,
         "existing_rows": existing_rows,
         "keyless": keyless,
     }
-    settings = _read(file) if file else {}
-    source = source or settings.pop("source", None)
-    target = target or settings.pop("target", None)
-    settings = {k: v for k, v in settings.items() if k not in ("source", "target")}
-    if not source or not target:
-        raise UsageError("a job needs --source and --target", do="see `datasync source list`")
-    spec = _spec({**settings, **{k: v for k, v in options.items() if v}})
+    wanted = cli_job_files.settings(name, file, {k: v for k, v in options.items() if v})
     from prefect_datasync.deployments import jobs
 
-    job = jobs.create_job(name, source=source, target=target, spec=spec)
+    job = jobs.create_job(name, source=wanted.source, target=wanted.target, spec=wanted.spec)
 
     def tell() -> None:
         print(f"job `{job.name}` is made: {job.source} to {job.target}, {job.spec.mode}")
@@ -144,33 +141,3 @@ def _fields(job: Job) -> dict[str, object]:
         "deployment": job.deployment_id,
         "key": job.key,
     }
-
-
-def _read(file: Path) -> dict[str, Any]:
-    import yaml  # JSON is YAML as well
-
-    try:
-        found = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"the file {file} cannot be read") from exc
-    except yaml.YAMLError as exc:
-        mark = getattr(exc, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"the file {file} is not YAML{where}") from exc
-    if not isinstance(found, dict):
-        raise UsageError(f"the file {file} does not hold names with values")
-    return {str(name).replace("-", "_"): value for name, value in found.items()}
-
-
-def _spec(settings: dict[str, Any]) -> SyncSpec:
-    from pydantic import ValidationError
-
-    from prefect_datasync.engine.spec import SyncSpec
-
-    try:
-        return SyncSpec.model_validate(settings)
-    except ValidationError as exc:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
-        raise UsageError(
-            f"the job's settings cannot be used: {wrong}", do="see `datasync job create --help`"
-        ) from None

@@ -1,4 +1,4 @@
-"""Jobs as deployments of the flow `data-sync`: made, found and listed.
+"""Jobs as deployments of the flow `data-sync`: found and listed.
 
 A job is the deployment `data-sync/<name>`; its parameters are references to two blocks, and the spec.
 Deployments that somebody made by hand or with `prefect.yaml` are jobs just the same.
@@ -7,7 +7,6 @@ Deployments that somebody made by hand or with `prefect.yaml` are jobs just the 
 from __future__ import annotations
 
 import contextlib
-import re
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -17,7 +16,6 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from prefect_datasync.blocks.connections import PostgresSource, PostgresTarget
@@ -25,13 +23,12 @@ from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.engine.errors import ConfigError, ControlError, DatasyncError
 from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.postgres.state import job_key
-from prefect_datasync.engine.spec import JOB_NAME, SyncSpec
-from prefect_datasync.flows.instance_job import reference
+from prefect_datasync.engine.spec import SyncSpec
+from prefect_datasync.flows.instance_job import named_block, reference
 from prefect_datasync.flows.sync import data_sync
 
 Connection = PostgresSource | PostgresTarget
 WORK_POOL = "datasync"
-TAG = "datasync"
 PAGE = 200
 
 
@@ -45,48 +42,6 @@ class Job:
     source: str
     target: str
     spec: SyncSpec
-
-
-def create_job(name: str, *, source: str, target: str, spec: SyncSpec) -> Job:
-    """Make a job.
-
-    Args:
-        name: 1 to 40 of a-z, 0-9 and -.
-        source, target: names of saved blocks.
-
-    Raises:
-        ConfigError: JOB_NAME, JOB_EXISTS, or NO_SUCH_BLOCK.
-        ControlError: Prefect's server is away.
-    """
-    if not re.fullmatch(JOB_NAME, name):
-        raise ConfigError(
-            f"{name[:60]!r} cannot name a job",
-            do="use 1 to 40 of a-z, 0-9 and -, with a letter or digit at both ends",
-            code="JOB_NAME",
-        )
-    with control_plane() as client:
-        if find_deployment(client, name) is not None:
-            raise ConfigError(
-                f"a job named {name} exists already",
-                do="choose another name, or `datasync job delete` the old one",
-                code="JOB_EXISTS",
-            )
-        parameters = {
-            "source": {"$ref": {"block_document_id": _block_id(PostgresSource, source, "source")}},
-            "target": {"$ref": {"block_document_id": _block_id(PostgresTarget, target, "target")}},
-            "spec": spec.model_dump(mode="json"),
-        }
-        ensure_work_pool(client)
-        deployment: Any = data_sync.to_deployment(
-            name=name,
-            work_pool_name=WORK_POOL,
-            entrypoint_type=EntrypointType.MODULE_PATH,
-            parameters=parameters,
-            tags=[TAG],
-            description=f"Sync {source} to {target}: {spec.mode}",
-        )
-        deployment_id = str(deployment.apply())
-        return Job(name, deployment_id, job_key(name, deployment_id), source, target, spec)
 
 
 def get_job(name: str) -> Job:
@@ -165,8 +120,21 @@ def _load(kind: type[Connection], name: str, side: str) -> Connection:
     return block
 
 
-def _block_id(kind: type[Connection], name: str, side: str) -> str:
-    return str(_load(kind, name, side)._block_document_id)
+def parameters_of(source: str, target: str, spec: SyncSpec) -> dict[str, Any]:
+    """A job's parameters as Prefect stores them: two references to blocks, and the spec.
+
+    Raises:
+        ConfigError: NO_SUCH_BLOCK.
+    """
+    return {
+        "source": _reference_to(PostgresSource, source, "source"),
+        "target": _reference_to(PostgresTarget, target, "target"),
+        "spec": spec.model_dump(mode="json"),
+    }
+
+
+def _reference_to(kind: type[Connection], name: str, side: str) -> dict[str, Any]:
+    return {"$ref": {"block_document_id": str(_load(kind, name, side)._block_document_id)}}
 
 
 def _job(client: SyncPrefectClient, deployment: DeploymentResponse) -> Job:
@@ -182,19 +150,20 @@ def _job(client: SyncPrefectClient, deployment: DeploymentResponse) -> Job:
         name=deployment.name,
         deployment_id=str(deployment.id),
         key=job_key(deployment.name, str(deployment.id)),
-        source=_block_name(client, parameters, "source"),
-        target=_block_name(client, parameters, "target"),
+        source=block_name(client, parameters, "source"),
+        target=block_name(client, parameters, "target"),
         spec=spec,
     )
 
 
-def _block_name(client: SyncPrefectClient, parameters: dict[str, Any], side: str) -> str:
+def block_name(client: SyncPrefectClient, parameters: dict[str, Any], side: str) -> str:
+    """The name of a side's block in parameters as Prefect stores them; in brackets why there is none."""
     try:
         found = reference(parameters, side)
     except DatasyncError:
         return "(none)"
-    if slug := found.get("block_document_slug"):
-        return str(slug)
+    if named := named_block(found):
+        return named
     try:
         document = client.read_block_document(
             UUID(str(found["block_document_id"])), include_secrets=False

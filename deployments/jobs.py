@@ -16,12 +16,12 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
-from prefect.states import AwaitingRetry, Cancelled, Cancelling, Suspended
+from prefect.states import AwaitingRetry, Cancelled, Suspended
 
 from prefect_datasync.deployments.control_plane import control_plane
+from prefect_datasync.deployments.creation import create_job
 from prefect_datasync.deployments.definitions import (
     Job,
-    create_job,
     get_job,
     list_jobs,
     read_job,
@@ -68,6 +68,7 @@ __all__ = [
 DRAIN_S = 60.0  #: how long a command waits for a process that is leaving
 SETTLE_S = 5.0  #: a supervisor reports a crash twice, the second time 2 to 4 s after the first
 POLL_S = 0.2
+RESTARTED = "Restarted: a newer instance has begun from nothing"
 _UNDER_WAY = (JobState.RUNNING, JobState.SUCCEEDED)
 
 
@@ -88,10 +89,13 @@ def start(name: str, wait_s: float | None = None) -> str:
 
 
 def pause(name: str, wait_s: float = DRAIN_S) -> str:
-    """Stop for a while at a position that Resume goes on from; says `paused` or `already paused`.
+    """Stop for a while at a position that Resume goes on from.
 
     Args:
-        wait_s: how long to wait for the process to let the job go.
+        wait_s: how long to wait for the process to let the job go; 0 waits for nothing.
+
+    Returns:
+        `paused`, `already paused`, or without waiting `pausing`.
 
     Raises:
         ActionRefused, ControlError: see `start`; STILL_PAUSING after *wait_s*.
@@ -104,6 +108,8 @@ def pause(name: str, wait_s: float = DRAIN_S) -> str:
         if not holds_already(state, Command.PAUSE):
             _suspend(client, name, run)
         if not _wait_until(lambda: is_free(job), wait_s):
+            if not wait_s:
+                return "pausing"
             raise ControlError(
                 f"job {name} is still draining after {wait_s:.0f} s",
                 effect="It will be Paused as soon as its process has let it go",
@@ -131,7 +137,7 @@ def restart(name: str, wait_s: float | None = None) -> str:
     with control_plane() as client:
         job, run, state = _allowed(client, name, Command.RESTART)
         if run is not None and state is JobState.PAUSED:
-            _cancel_paused(client, name, run)
+            cancel_paused(client, name, run)
         _wait_for_lock(job)
         new = client.create_flow_run_from_deployment(UUID(job.deployment_id))
     return _begun(name, new.id, wait_s)
@@ -190,13 +196,15 @@ def _suspend(client: SyncPrefectClient, name: str, run: FlowRun) -> None:
         _accepted(result, name, Command.PAUSE)
 
 
-def _cancel_paused(client: SyncPrefectClient, name: str, run: FlowRun) -> None:
-    proposed: State[Any] = Cancelling(message="datasync restart")
-    result = client.set_flow_run_state(run.id, proposed)  # no process: becomes Cancelled at once
+def cancel_paused(client: SyncPrefectClient, name: str, run: FlowRun) -> None:
+    """End a paused instance, whose place a new one takes."""
+    # Cancelled, not Cancelling: Prefect would make that Cancelled at once, and drop the message
+    ended: State[Any] = Cancelled(message=RESTARTED)
+    result = client.set_flow_run_state(run.id, ended)
     if result.state is None or not result.state.is_cancelled():
         _accepted(result, name, Command.RESTART)
     with contextlib.suppress(Exception):  # what a hook would do, if Prefect called one here
-        hooks.close(None, run, Cancelled(message="datasync restart"))
+        hooks.close(None, run, ended)
 
 
 def _wait_for_lock(job: Job) -> None:

@@ -1,5 +1,6 @@
 """The life of a job: its states, the commands of a user, and the one table that joins them.
 
+    deleted ─create→ never started
     never started ─start→ Initializing → Running → Succeeded
                               │ pause      │ pause
                               └─→ Pausing ←┘   → Paused ─resume→ Initializing
@@ -29,12 +30,13 @@ class JobState(StrEnum):
     STOPPING = "Stopping"  #: cancelled; the process still runs
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
-    DELETED = "deleted"
+    DELETED = "deleted"  #: or never made: there is no job of that name
 
 
 class Command(StrEnum):
     """What a user can ask of a job."""
 
+    CREATE = "create"
     START = "start"
     PAUSE = "pause"
     RESUME = "resume"
@@ -59,7 +61,7 @@ TRANSITIONS: dict[JobState, dict[Command, JobState]] = {
     S.STOPPING: {},
     S.SUCCEEDED: {C.START: S.INITIALIZING, C.RESTART: S.INITIALIZING, C.DELETE: S.DELETED},
     S.FAILED: {C.RESTART: S.INITIALIZING, C.RETRY: S.INITIALIZING, C.DELETE: S.DELETED},
-    S.DELETED: {},
+    S.DELETED: {C.CREATE: S.NEVER_STARTED},
 }
 
 #: Prefect's state types. Paused needs the lock as well: see `job_state`.

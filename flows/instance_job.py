@@ -40,16 +40,12 @@ def job_of(client: SyncPrefectClient, run: FlowRun) -> InstanceJob:
 
 def target_of(parameters: dict[str, Any]) -> Server:
     """The target in parameters as Prefect stores them: a reference to a block."""
-    block = PostgresTarget.load_from_ref(reference(parameters, "target"))
-    assert isinstance(block, PostgresTarget)
-    return block.server()
+    return _load(PostgresTarget, parameters, "target").server()
 
 
 def source_of(parameters: dict[str, Any]) -> Server:
     """The source in parameters as Prefect stores them: a reference to a block."""
-    block = PostgresSource.load_from_ref(reference(parameters, "source"))
-    assert isinstance(block, PostgresSource)
-    return block.server()
+    return _load(PostgresSource, parameters, "source").server()
 
 
 def reference(parameters: dict[str, Any], side: str) -> dict[str, Any]:
@@ -65,6 +61,23 @@ def reference(parameters: dict[str, Any], side: str) -> dict[str, Any]:
     if found is not None:
         return {"block_document_id": str(found)}
     raise ConfigError(f"the parameter {side} refers to no block", do="create the job again")
+
+
+def named_block(found: dict[str, Any]) -> str | None:
+    """The name in a reference `{block_document_slug: TYPE/NAME}`, as files have it; None in one by id."""
+    slug = found.get("block_document_slug")
+    return str(slug).rpartition("/")[2] if slug else None
+
+
+def _load(
+    kind: type[PostgresSource] | type[PostgresTarget], parameters: dict[str, Any], side: str
+) -> PostgresSource | PostgresTarget:
+    found = reference(parameters, side)
+    name = named_block(found)
+    # a block of a known type takes the name alone; Prefect's own loading of parameters takes TYPE/NAME
+    block = kind.load(name) if name else kind.load_from_ref(found)
+    assert isinstance(block, kind)
+    return block
 
 
 def checkpoint_of(run: FlowRun, job: InstanceJob) -> Checkpoint | None:

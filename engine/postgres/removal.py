@@ -20,30 +20,42 @@ def drop_job(key: str, source: Server | None, target: Server | None) -> list[str
     Returns:
         Sentences that name what could not be dropped, and how to do it by hand; empty when all is gone.
     """
-    left: list[str] = []
-    slots = f"select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name ~ '^datasync_{state.slug(key)}_'"
-    if source is None:
-        left.append(
-            f"source unknown: run there: {slots}; and drop publications datasync_{state.slug(key)}_*"
-        )
-    else:
-        try:
-            with connect(source, f"datasync {key} delete") as connection:
-                with translating("look for the job's slots"):
-                    names = slot.slots_of(connection, key)
-                for name in names:
-                    slot.drop_slot(connection, name)
-                publication.drop(connection, key)
-        except DatasyncError as exc:
-            left.append(f"at the source: {exc} Then run there: {slots}")
-    if target is None:
-        left.append(
-            f"target unknown: run there: delete from prefect_datasync.job where job = '{key}'"
-        )
-    elif not left:
-        try:
-            with connect(target, f"datasync {key} delete") as connection:
-                state_schema.drop_rows(connection, key)
-        except DatasyncError as exc:
-            left.append(f"at the target: {exc}")
+    left = drop_at_source(key, source)
+    if target is None or not left:
+        left += drop_at_target(key, target)
     return left
+
+
+def drop_at_source(key: str, source: Server | None) -> list[str]:
+    """Drop slots and publications of a job; see `drop_job`."""
+    pattern = f"^datasync_{state.slug(key)}_"
+    slots = (
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots"
+        f" where slot_name ~ '{pattern}'"
+    )
+    if source is None:
+        return [
+            f"source unknown: run there: {slots}; and drop publications datasync_{state.slug(key)}_*"
+        ]
+    try:
+        with connect(source, f"datasync {key} delete") as connection:
+            with translating("look for the job's slots"):
+                names = slot.slots_of(connection, key)
+            for name in names:
+                slot.drop_slot(connection, name)
+            publication.drop(connection, key)
+    except DatasyncError as exc:
+        return [f"at the source: {exc} Then run there: {slots}"]
+    return []
+
+
+def drop_at_target(key: str, target: Server | None) -> list[str]:
+    """Drop the rows of a job; see `drop_job`."""
+    if target is None:
+        return [f"target unknown: run there: delete from prefect_datasync.job where job = '{key}'"]
+    try:
+        with connect(target, f"datasync {key} delete") as connection:
+            state_schema.drop_rows(connection, key)
+    except DatasyncError as exc:
+        return [f"at the target: {exc}"]
+    return []

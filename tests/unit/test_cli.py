@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from prefect_datasync.__main__ import main
-from prefect_datasync.deployments import cli_connections, cli_jobs, cli_output
+from prefect_datasync.deployments import cli_connections, cli_job_files, cli_jobs, cli_output
 from prefect_datasync.engine.errors import ActionRefused, ControlError, DatasyncError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.spec import ExistingRows, Mode
@@ -25,6 +25,8 @@ COMMANDS = (
     ["target", "add"],
     ["target", "list"],
     ["job", "create"],
+    ["job", "apply"],
+    ["job", "export"],
     ["job", "list"],
     ["job", "show"],
     ["job", "delete"],
@@ -170,9 +172,9 @@ def test_what_is_wrong_in_a_job_file_is_named(
 def test_a_job_file_may_be_json_with_dashes(tmp_path: Path) -> None:
     file = tmp_path / "job.json"
     file.write_text('{"existing-rows": "append", "tables": ["public.*"]}')
-    spec = cli_jobs._spec(cli_jobs._read(file))
-    assert spec.existing_rows is ExistingRows.APPEND
-    assert spec.tables == ("public.*",)
+    wanted = cli_job_files.settings("orders", file, {"source": "s", "target": "t"})
+    assert wanted.spec.existing_rows is ExistingRows.APPEND
+    assert wanted.spec.tables == ("public.*",)
 
 
 def test_the_choices_of_job_create_are_those_of_the_spec() -> None:

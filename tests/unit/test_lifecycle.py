@@ -34,6 +34,7 @@ PROMISED = {
     JobState.PAUSED: {Command.RESUME, Command.RESTART, Command.DELETE},
     JobState.SUCCEEDED: {Command.START, Command.RESTART, Command.DELETE},
     JobState.FAILED: {Command.RESTART, Command.DELETE, Command.RETRY},
+    JobState.DELETED: {Command.CREATE},
 }
 
 
@@ -76,6 +77,11 @@ def test_a_refusal_names_the_state_says_that_nothing_changed_and_lists_what_is_a
 def test_pausing_a_paused_job_is_no_error_and_changes_nothing():
     assert holds_already(JobState.PAUSED, Command.PAUSE)
     assert holds_already(JobState.PAUSING, Command.PAUSE)
+
+
+def test_a_job_that_exists_is_in_no_state_made_again():
+    for state in set(JobState) - {JobState.DELETED}:
+        assert refusal(state, Command.CREATE) is not None
 
 
 def test_every_state_has_a_row_and_every_row_leads_to_a_state():

@@ -1,0 +1,161 @@
+"""`datasync job apply` and `datasync job export`: jobs as files, and one file for `datasync job create`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from prefect_datasync.deployments.cli_output import Json, UsageError, answer, say, show_table
+from prefect_datasync.engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prefect_datasync.deployments.job_files import Entry, JobSettings
+    from prefect_datasync.deployments.job_plan import Step
+
+File = Annotated[Path, Parameter(name=["--file", "-f"], help="YAML or JSON: a list of jobs.")]
+Restart = Annotated[
+    bool, Parameter(negative="", help="Restart jobs whose change needs it: they copy again.")
+]
+DryRun = Annotated[bool, Parameter(negative="", help="Show the plan, change nothing.")]
+Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
+
+
+def apply(
+    *,
+    file: File,
+    restart: Restart = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> int:
+    """Make the jobs of a file, and change those that differ; shows the plan first.
+
+    On a terminal it asks before it changes anything. Jobs that the file does not name are left alone.
+    """
+    from prefect_datasync.deployments import job_files
+
+    try:
+        wanted = job_files.read_jobs(file)
+    except ConfigError as exc:
+        raise _usage(exc) from exc
+    from prefect_datasync.deployments import job_changes, job_plan  # with them Prefect, 1.5 s
+
+    steps = job_plan.plan(wanted)
+    if not json:
+        _show(steps)
+    left: list[str] = []
+    changing = any(step.action is not job_plan.Action.UNCHANGED for step in steps)
+    if changing and not dry_run:
+        if refused := job_plan.refusal(steps, restart):
+            raise refused
+        if not yes and _is_terminal() and not _confirmed():
+            say("Nothing was changed.")
+            return 1
+        left = job_changes.apply(steps, restart=restart, say=say)
+    told = {"jobs": [_plain(step) for step in steps], "applied": not dry_run, "left": left}
+    answer(told, json, lambda: _tell(steps, left, dry_run))
+    return 1 if left else 0
+
+
+def export(name: str, *, json: Json = False) -> None:
+    """Print the file that would make a job."""
+    from prefect_datasync.deployments import job_files, job_plan
+
+    found = job_plan.exported(name)
+    answer([job_files.brief(found)], json, lambda: print(job_files.written([found]), end=""))
+
+
+def settings(name: str, file: Path | None, options: Mapping[str, Any]) -> JobSettings:
+    """The one job that a file and options describe.
+
+    Raises:
+        UsageError: they describe none.
+    """
+    from pydantic import ValidationError
+
+    from prefect_datasync.deployments import job_files
+
+    entry: Entry = job_files.Entry()
+    if file is not None:
+        try:
+            entries = job_files.read_entries(file)
+        except ConfigError as exc:
+            raise _usage(exc) from exc
+        if len(entries) != 1:
+            raise UsageError(
+                f"{file} holds {len(entries)} jobs, and one is to be made",
+                do="use `datasync job apply` for a list of jobs",
+            )
+        entry = entries[0]
+    if entry.values.get("name", name) != name:
+        raise UsageError(f"{file} is of the job {entry.values['name']}, not of {name}")
+    given = {"name": name, **options}
+    if not all(each in entry.values or each in given for each in ("source", "target")):
+        raise UsageError("a job needs --source and --target", do="see `datasync source list`")
+    try:
+        return entry.settings(**given)
+    except ValidationError as exc:
+        faults = entry.faults_of(exc)
+        if any(e["loc"] == ("name",) for e in exc.errors()):
+            from prefect_datasync.deployments.creation import check_name
+
+            check_name(name)
+        raise _usage(job_files.fault_of(file or Path("options"), faults)) from None
+
+
+def _usage(exc: ConfigError) -> UsageError:
+    return UsageError(exc.what, do=exc.next_step, code=exc.error_code)
+
+
+# -- for people ----------------------------------------------------------------------------------
+
+
+def _show(steps: Sequence[Step]) -> None:
+    rows: list[tuple[object, ...]] = []
+    for step in steps:
+        if not step.changes:
+            rows.append((step.name, step.action, step.state, None, None, None, None))
+        rows += [
+            (step.name, step.action, step.state, c.field, _cell(c.before), _cell(c.after), c.effect)
+            for c in step.changes
+        ]
+    show_table(("job", "plan", "state", "setting", "now", "file", "heeded"), rows)
+
+
+def _cell(value: object) -> object:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _tell(steps: Sequence[Step], left: Sequence[str], dry_run: bool) -> None:
+    for sentence in left:
+        say(sentence)
+    counts = [
+        f"{sum(step.action == action for step in steps)} {action}"
+        for action in ("created", "changed", "unchanged")
+    ]
+    say(f"{'Would be' if dry_run else 'Done'}: {', '.join(counts)}.")
+
+
+def _plain(step: Step) -> dict[str, Any]:
+    return {
+        "job": step.name,
+        "action": step.action,
+        "state": step.state,
+        "restart": step.restarts,
+        "changes": step.changes,
+    }
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _confirmed() -> bool:
+    print(
+        "Carry it out? [y/N] ", end="", file=sys.stderr, flush=True
+    )  # standard output stays clean
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
