@@ -12,6 +12,8 @@ JOB_NAME = (
     r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"  #: also a block's name and a part of a slot's name
 )
 
+IMPORT_PATH = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"  #: package.module:name
+
 
 class Mode(StrEnum):
     """Which of the two stages a job has."""
@@ -58,9 +60,7 @@ class Moment(StrEnum):
     ON_CRASHED = "on_crashed"
 
 
-ImportPath = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
-]
+ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATH)]
 Pattern = Annotated[str, StringConstraints(min_length=1)]
 
 

@@ -19,7 +19,7 @@ from prefect_datasync.deployments.job_files import JobSettings, read_jobs, writt
 from prefect_datasync.deployments.job_plan import EFFECTS, Action, Change, Effect, Step, refusal
 from prefect_datasync.engine.errors import ActionRefused, ConfigError
 from prefect_datasync.engine.lifecycle import JobState
-from prefect_datasync.engine.spec import JOB_NAME, SyncSpec
+from prefect_datasync.engine.spec import IMPORT_PATH, JOB_NAME, Moment, SyncSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = """
@@ -34,6 +34,8 @@ LIST = """
 
 
 def _any_value_of(field: str) -> st.SearchStrategy[Any]:
+    if field == "hooks":  # Hypothesis cannot draw from the pattern of a dictionary's values
+        return st.dictionaries(st.sampled_from(Moment), st.from_regex(IMPORT_PATH, fullmatch=True))
     info = SyncSpec.model_fields[field]
     kind = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
     return st.from_type(kind)  # type: ignore[arg-type]
