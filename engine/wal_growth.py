@@ -22,6 +22,7 @@ WARNING_SHARE, CRITICAL_SHARE = 3 / 4, 19 / 20
 WARNING_S, CRITICAL_S = 6 * 3600.0, 15 * 60.0
 TIME_COUNTS_FROM = 1 / 2  #: share of the limit
 LONGEST_S = 100 * 24 * 3600.0  #: a forecast beyond it is not told
+SLOWEST = 0.01  #: bytes per second; what grows less does not grow
 SHORTEST_S = 0.5  #: two looks that are nearer to each other tell nothing of growth
 
 
@@ -90,7 +91,7 @@ def forecast(
 
 def _of_limit(limit: Limit, retained: int, left: int, bytes_per_s: float | None) -> Forecast:
     used = 1.0 if left == 0 else retained / (retained + left)
-    seconds = left / bytes_per_s if bytes_per_s is not None and bytes_per_s > 0 else None
+    seconds = left / bytes_per_s if bytes_per_s is not None and bytes_per_s >= SLOWEST else None
     counted = seconds if seconds is not None and used >= TIME_COUNTS_FROM else float("inf")
     level = Level.OK
     if used >= CRITICAL_SHARE or counted <= CRITICAL_S:
@@ -104,7 +105,7 @@ def describe(retained: int, bytes_per_s: float | None, ahead: Forecast) -> str:
     """How much, how fast and until when, as a sentence without a full stop."""
     if bytes_per_s is None:
         growth = "how fast that grows is not known yet"
-    elif bytes_per_s > 0:
+    elif bytes_per_s >= SLOWEST:
         growth = f"{size(bytes_per_s * 60)} more every minute"
     else:
         growth = "no more at present"

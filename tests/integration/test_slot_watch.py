@@ -12,8 +12,9 @@ from own_servers import OwnServer, own_servers
 
 from prefect_datasync.engine.errors import SlotLost, TransientError
 from prefect_datasync.engine.postgres.session import Server, connect
+from prefect_datasync.engine.postgres.slot import drop_slot
 from prefect_datasync.engine.postgres.slot_watch import Orphan, look, orphans, remove
-from prefect_datasync.engine.spec import SyncSpec
+from prefect_datasync.engine.spec import Keyless, SyncSpec
 from prefect_datasync.engine.wal_growth import Level, Limit, growth
 
 MB = 1024 * 1024
@@ -80,6 +81,33 @@ def test_the_server_s_limit_is_foreseen_and_a_slot_that_passed_it_is_lost(own, t
     attempt.start()
     with pytest.raises(SlotLost, match="datasync restart"):
         attempt.wait(20)
+
+
+def test_a_copy_whose_slot_is_gone_does_not_go_on(source, target):
+    execute(source, "create table a as select 1 id", "create table b as select 1 id")
+    execute(target, "create table a (id int)", "create table b (id int)")
+    spec = SyncSpec(tables=("public.*",), copy_workers=1, keyless=Keyless.COPY_ONLY)
+    with connect(target, "application") as blocker:
+        blocker.execute("begin; lock table public.a, public.b in share mode")
+        attempt = Attempt(source, target, spec, "one")
+        attempt.start()
+        until = time.monotonic() + 20
+        while not blocker.execute("select 1 from pg_locks where not granted").fetchone():
+            assert attempt.error is None, attempt.error
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        attempt.pause()
+        blocker.execute("rollback")
+    with connect(source, "look") as connection:
+        [slot] = look(source).slots
+        assert drop_slot(connection, slot.name)
+    attempt = Attempt(source, target, spec, "one")
+    attempt.start()
+    with pytest.raises(SlotLost, match="datasync restart"):
+        attempt.wait(20)
+    with connect(target, "look") as connection:
+        rows = "select count(*) from (select from public.a union all select from public.b) r"
+        assert connection.execute(rows).fetchone() == (0,)
 
 
 def test_the_copy_of_a_slot_that_reads_a_backlog_is_not_looked_at(source):

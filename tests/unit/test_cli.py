@@ -39,6 +39,7 @@ COMMANDS = (
     ["watch"],
     ["history"],
     ["verify"],
+    ["orphans"],
     ["worker"],
 )
 ADD = ["source", "add", "shop", "--no-test", "--host", "h", "--dbname", "d", "--user", "u"]
