@@ -12,8 +12,11 @@ from conftest import Database
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.objects import State
+from prefect.states import Suspended
 
 from prefect_datasync.__main__ import main
+from prefect_datasync.blocks import PostgresSource
 from prefect_datasync.deployments import jobs
 from prefect_datasync.engine.errors import ActionRefused
 from prefect_datasync.engine.lifecycle import JobState
@@ -24,7 +27,7 @@ from prefect_datasync.flows.wal_guard import Guarded, wal_guard
 from prefect_datasync.tasks.artifacts import find
 from prefect_datasync.tasks.wal_table import KEY
 
-pytestmark = pytest.mark.usefixtures("running_worker")
+pytestmark = [pytest.mark.usefixtures("running_worker"), pytest.mark.timeout(300)]
 
 MB = 1024 * 1024
 LONG = 60.0
@@ -195,6 +198,31 @@ def test_at_the_limit_the_slot_is_dropped_where_the_spec_says_so_and_only_a_rest
     jobs.retry(job.name)
     eventually(lambda: jobs.status(job.name).message.startswith("SLOT_LOST: "), LONG)
     assert "datasync restart" in jobs.status(job.name).message
+
+    # A paused job whose slot somebody else has taken away.
+    suspended: State[Any] = Suspended()
+    client.set_flow_run_state(UUID(run), suspended, force=True)
+    without = guard(job)
+    assert (without.level, without.act) == (Level.CRITICAL, None)
+    assert "does not exist any more: only a restart helps" in without.says
+
+
+def test_a_source_that_does_not_answer_is_said_and_the_others_are_looked_at(
+    made: Make, blocks: tuple[str, str], at_source: Database
+) -> None:
+    seen = made(OnWalBudget.ALERT)
+    block = PostgresSource.load(blocks[0])
+    assert isinstance(block, PostgresSource)
+    block.model_copy(update={"port": 1}).save("absent", overwrite=True)
+    unseen = jobs.create_job("wal-absent", source="absent", target=blocks[1], spec=seen.spec)
+    at_source("select pg_create_logical_replication_slot('datasync_gone_0123abcd_1', 'pgoutput')")
+    try:
+        found = wal_guard()
+    finally:
+        jobs.delete(unseen.name)
+    [said] = [each.says for each in found if each.job == unseen.name]
+    assert said.startswith("WAL_NOT_SEEN: job wal-absent: cannot reach ")
+    assert any("datasync_gone_0123abcd_1" in each.says for each in found)
 
 
 def test_orphans_are_named_and_removed_on_request_but_never_what_a_job_holds(
