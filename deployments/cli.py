@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from prefect_datasync.deployments import cli_jobs
+from prefect_datasync.deployments import cli_jobs, cli_wal
 from prefect_datasync.deployments.cli_connections import connections
 from prefect_datasync.deployments.cli_output import (
     Json,
@@ -51,6 +51,7 @@ app.command(connections("source"))
 app.command(connections("target"))
 app.command(cli_jobs.app)
 app.command(cli_jobs.delete, name="delete")
+app.command(cli_wal.orphans)
 
 
 @app.command
@@ -119,8 +120,14 @@ def _done(name: str, json: bool) -> None:
     from prefect_datasync.deployments import jobs
 
     now = jobs.status(name)
-    brief = {"job": now.job, "state": now.state, "instance": now.instance}
-    answer(brief, json, lambda: print(f"job {name}: {now.state} (instance {now.instance})"))
+    brief = {"job": now.job, "state": now.state, "instance": now.instance, "wal": now.wal}
+
+    def tell() -> None:
+        print(f"job {name}: {now.state} (instance {now.instance})")
+        if now.wal:
+            say(f"While it does not run, {now.wal.sentence}.")
+
+    answer(brief, json, tell)
 
 
 # -- looking at jobs -----------------------------------------------------------------------------
@@ -292,6 +299,7 @@ def _status_fields(now: Status) -> dict[str, object]:
         "phase": here.phase if here else None,
         "position": here.position if here else None,
         "slot": here.slot if here else None,
+        "wal": now.wal.sentence if now.wal else None,
         "tables": f"{sum(t.phase == 'copied' for t in tables)} of {len(tables)} copied"
         if tables
         else None,

@@ -16,6 +16,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from prefect_datasync.engine.errors import ConfigError
+from prefect_datasync.engine.quantities import size as size
+from prefect_datasync.engine.quantities import span as span
 
 
 class UsageError(ConfigError):
@@ -99,31 +101,6 @@ def show_fields(fields: Mapping[str, object]) -> None:
 def count(number: float | None) -> str:
     """E.g. `1,234,567`."""
     return "-" if number is None else f"{number:,.0f}"
-
-
-def size(number: float | None) -> str:
-    """Bytes, e.g. `35.2 MB`."""
-    if number is None:
-        return "-"
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(number) < 1000:
-            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
-
-
-def span(seconds: float | None) -> str:
-    """E.g. `0.4 s`, `38 s`, `2 min 5 s`, `3 h 20 min`."""
-    if seconds is None:
-        return "-"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def ago(moment: datetime | None, now: datetime | None = None) -> str:

@@ -64,6 +64,8 @@ EFFECTS: dict[str, Effect] = {
     "batch_bytes": Effect.ATTEMPT,
     "lock_timeout_ms": Effect.ATTEMPT,
     "hooks": Effect.ATTEMPT,
+    "wal_budget_bytes": Effect.ATTEMPT,
+    "on_wal_budget": Effect.ATTEMPT,
 }
 #: States in which the newest instance may go on, so it is bound to what it has begun with.
 BEGUN = frozenset(

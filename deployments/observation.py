@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.deployments.definitions import Job, read_job, source_server, target_server
+from prefect_datasync.deployments.wal import kept_for
 from prefect_datasync.engine.errors import ControlError, DatasyncError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres import instance, verifying
@@ -24,6 +25,7 @@ from prefect_datasync.flows.runs import current_run, instances, runs_of, state_o
 from prefect_datasync.tasks.artifacts import Kind, artifact_key, facts_of, find
 from prefect_datasync.tasks.history import ENDS, InstanceRecord, read_record, record_of
 from prefect_datasync.tasks.reporting import HEADING
+from prefect_datasync.tasks.wal import JobWal
 
 POLL_S = 0.5
 LATE_REPORT_S = 15.0
@@ -41,6 +43,7 @@ class Status:
         checkpoint: None when the target does not answer or knows nothing of the job.
         kpis: the newest indicators that the instance reported.
         progress: the same of its copy, while it copies.
+        wal: what the source keeps for a job that is paused or has failed.
     """
 
     job: str
@@ -51,6 +54,7 @@ class Status:
     checkpoint: Checkpoint | None
     kpis: dict[str, Any] | None
     progress: dict[str, Any] | None
+    wal: JobWal | None = None
 
 
 def status(name: str) -> Status:
@@ -74,6 +78,7 @@ def status(name: str) -> Status:
             checkpoint=checkpoint,
             kpis=kpis,
             progress=progress if state is JobState.INITIALIZING else None,
+            wal=kept_for(client, job, run, state),
         )
 
 

@@ -49,6 +49,14 @@ class Keyless(StrEnum):
     REFUSE = "refuse"
 
 
+class OnWalBudget(StrEnum):
+    """What `wal_guard` does for a source that keeps too much WAL for a job that is not running."""
+
+    ALERT = "alert"
+    RESUME = "resume"
+    DROP = "drop"
+
+
 class Moment(StrEnum):
     """A moment in the life of an instance, at which a user's own callable can be called."""
 
@@ -100,6 +108,18 @@ class SyncSpec(BaseModel):
         30_000,
         ge=100,
         description="How long slot creation may wait for open transactions of the source, in ms.",
+    )
+    wal_budget_bytes: int | None = Field(
+        None,
+        ge=1024 * 1024,
+        description="WAL that the source may keep for the job, in bytes; without a value only the"
+        " source's own max_slot_wal_keep_size is watched.",
+    )
+    on_wal_budget: OnWalBudget = Field(
+        OnWalBudget.ALERT,
+        description="What wal_guard does beyond its events: nothing (alert), resume a paused job as"
+        " soon as the limit is near (resume), or drop the slot of a paused or failed job when the limit"
+        " is reached (drop), after which the tables must be copied again.",
     )
 
     hooks: dict[Moment, ImportPath] = Field(

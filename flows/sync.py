@@ -51,6 +51,7 @@ from prefect_datasync.tasks.history import complete_earlier
 from prefect_datasync.tasks.prefect_api import quick_client
 from prefect_datasync.tasks.reporting import Reporter, open_reporter
 from prefect_datasync.tasks.streaming import follow
+from prefect_datasync.tasks.wal import PauseWords
 
 Say = Callable[[str], None]
 PATIENCE_S = 60.0  #: how long an attempt tries to reach servers that do not answer at its start
@@ -78,6 +79,8 @@ def data_sync(source: PostgresSource, target: PostgresTarget, spec: SyncSpec) ->
             get_run_logger().error("%s", refused)
             client.set_flow_run_state(run.id, Failed(name=REFUSED, message=str(refused)))
             raise Abort("refused")  # so that no hook is called: the run was no instance
+    wal = PauseWords(job.name, job.key, run.id, source.server(), spec.wal_budget_bytes, say)
+    wal.begin()
     with watching(run.id, say) as watch:
         watch.name(JobState.INITIALIZING, "Preparing the copy")
         where = "before anything was copied"
@@ -95,7 +98,7 @@ def data_sync(source: PostgresSource, target: PostgresTarget, spec: SyncSpec) ->
             return _failed(run, exc, watch)
         except Exception as exc:  # noqa: BLE001 - its text may hold rows: see _unexpected
             return _failed(run, _unexpected(exc, say), watch)
-        return _leave(run, watch, where, say)
+        return _leave(run, watch, where, say, wal)
 
 
 def _own_run() -> FlowRun:
@@ -231,13 +234,14 @@ def _copy(
             reporter.copying(None)
 
 
-def _leave(run: FlowRun, watch: StopWatch, where: str, say: Say) -> State[Any]:
+def _leave(run: FlowRun, watch: StopWatch, where: str, say: Say, wal: PauseWords) -> State[Any]:
     """The state to end with; no connection to either server is open any more."""
     reason = watch.reason()
     if reason == "pause":
         say(f"paused {where}")
         paused: State[Any] = Suspended(message=f"Paused {where}")
         hooks.on_paused(data_sync, run, paused, say)
+        wal.tell()
         # Not returned: a returned state would be proposed, and take a newer attempt's Running away.
         raise Pause(state=paused)
     if reason == "gone":

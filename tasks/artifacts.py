@@ -29,6 +29,7 @@ class Kind(StrEnum):
 
     KPIS = "kpis"  #: table: the six indicators, the verdict and the position
     COPY = "copy"  #: progress of the copy
+    WAL = "wal"  #: table: what the source kept at the last pause
     HISTORY = "history"  #: table: how the instance went, written at its end
 
     @property

@@ -62,9 +62,16 @@ def begin(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> slot
 def go_on(
     attempt: Attempt, source: Connection, tables: Mapping[Name, Table]
 ) -> slot.ExportedSnapshot:
-    """A later snapshot, for what earlier attempts at the instance have not copied."""
+    """A later snapshot, for what earlier attempts at the instance have not copied.
+
+    Raises:
+        SlotLost, StateError: the job's own slot no longer holds what came after the first snapshot.
+    """
     key, target = attempt.key, attempt.hold.connection
     if attempt.spec.mode.streams:
+        # A copy that no stream can follow is not worth its hours.
+        system = slot.identify(attempt.source, attempt.application("identify"))
+        slot.check_invariants(source, system, attempt.hold.row)
         chunked = {(c.schema, c.name) for c in state.read_chunks(target, key)} & tables.keys()
         _begin_again(attempt, tables, _joinless(source, target, tables, list(chunked)))
         name = f"{slot.slot_name(key, attempt.hold.row.slot_generation)}_copy"

@@ -41,6 +41,7 @@ COMMANDS = (
     ["watch"],
     ["history"],
     ["verify"],
+    ["orphans"],
     ["worker"],
 )
 ADD = ["source", "add", "shop", "--no-test", "--host", "h", "--dbname", "d", "--user", "u"]

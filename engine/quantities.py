@@ -1,0 +1,28 @@
+"""Numbers for people: bytes and spans of time, short enough for a sentence."""
+
+from __future__ import annotations
+
+
+def size(number: float | None) -> str:
+    """Bytes, e.g. `35.2 MB`."""
+    if number is None:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(number) < 1000:
+            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def span(seconds: float | None) -> str:
+    """E.g. `0.4 s`, `38 s`, `2 min 5 s`, `3 h 20 min`."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

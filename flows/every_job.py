@@ -1,0 +1,59 @@
+"""All jobs of this Prefect server, for the flows that look after them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.responses import DeploymentResponse
+from pydantic import ValidationError
+
+from prefect_datasync.engine.postgres.state import job_key
+from prefect_datasync.engine.spec import SyncSpec
+from prefect_datasync.flows.sync import data_sync
+
+PAGE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class EachJob:
+    """One job, as its deployment says.
+
+    Attributes:
+        parameters: as Prefect stores them, with references to blocks.
+    """
+
+    name: str
+    deployment_id: UUID
+    key: str
+    parameters: dict[str, Any]
+
+    @property
+    def spec(self) -> SyncSpec:
+        """The job's spec; the defaults where somebody has stored one that is not valid."""
+        try:
+            return SyncSpec.model_validate(self.parameters.get("spec") or {})
+        except ValidationError:
+            return SyncSpec()
+
+
+def every_job(client: SyncPrefectClient) -> list[EachJob]:
+    """All jobs, by name."""
+    found: list[DeploymentResponse] = []
+    while True:
+        page = client.read_deployments(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[data_sync.name])),
+            limit=PAGE,
+            offset=len(found),
+        )
+        found += page
+        if len(page) < PAGE:
+            break
+    jobs = [
+        EachJob(each.name, each.id, job_key(each.name, str(each.id)), dict(each.parameters or {}))
+        for each in found
+    ]
+    return sorted(jobs, key=lambda job: job.name)
