@@ -43,6 +43,7 @@ class Action(StrEnum):
 class Effect(StrEnum):
     """When a changed field is heeded."""
 
+    NOW = "at once"  #: whoever heeds it looks at the job, not at an instance
     START = "at the next start"
     ATTEMPT = "at the next attempt"  #: a Resume or a Retry is one
     RESTART = "by a restart"
@@ -64,8 +65,8 @@ EFFECTS: dict[str, Effect] = {
     "batch_bytes": Effect.ATTEMPT,
     "lock_timeout_ms": Effect.ATTEMPT,
     "hooks": Effect.ATTEMPT,
-    "wal_budget_bytes": Effect.ATTEMPT,
-    "on_wal_budget": Effect.ATTEMPT,
+    "wal_budget_bytes": Effect.NOW,
+    "on_wal_budget": Effect.NOW,
 }
 #: States in which the newest instance may go on, so it is bound to what it has begun with.
 BEGUN = frozenset(
@@ -182,10 +183,11 @@ def step_of(client: SyncPrefectClient, wanted: JobSettings) -> Step:
     for field in (name for name in JobSettings.model_fields if name != "name"):
         effect = EFFECTS.get(field, Effect.RESTART)
         after, stored, held = (getattr(each, field) for each in (wanted, there, bound))
+        later = effect if effect is Effect.NOW else Effect.START
         if held != after:
-            changes.append(Change(field, held, after, effect if begun else Effect.START))
+            changes.append(Change(field, held, after, effect if begun else later))
         elif stored != after:
-            changes.append(Change(field, stored, after, Effect.START))
+            changes.append(Change(field, stored, after, later))
     action = Action.CHANGED if changes else Action.UNCHANGED
     return Step(job.name, action, state, tuple(changes), wanted)
 

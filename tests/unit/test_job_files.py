@@ -36,6 +36,8 @@ LIST = """
 def _any_value_of(field: str) -> st.SearchStrategy[Any]:
     if field == "hooks":  # Hypothesis cannot draw from the pattern of a dictionary's values
         return st.dictionaries(st.sampled_from(Moment), st.from_regex(IMPORT_PATH, fullmatch=True))
+    if field == "wal_budget_bytes":  # nor between limits of what may be None
+        return st.none() | st.integers(1 << 20, 1 << 60)
     info = SyncSpec.model_fields[field]
     kind = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
     return st.from_type(kind)  # type: ignore[arg-type]
