@@ -9,16 +9,17 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron
+from prefect.states import Scheduled
 from prefect.types.entrypoint import EntrypointType
 
 from prefect_datasync.deployments.control_plane import control_plane
@@ -31,6 +32,7 @@ from prefect_datasync.flows.reconcile import reconcile
 from prefect_datasync.flows.repair import Lookout
 from prefect_datasync.flows.runs import MAINTENANCE_TAG, runs_of
 
+AFTER = timedelta(seconds=20)  #: a worker takes a run 10 s before it is due
 DEPLOYMENT = "datasync"  #: of every maintenance flow: `reconcile/datasync`
 
 
@@ -143,7 +145,10 @@ def wake_maintenance(client: SyncPrefectClient, say: Callable[[str], None]) -> N
             while lookout.waiting and time.monotonic() < until:
                 time.sleep(1.0)
                 lookout.look(client)
-            client.create_flow_run_from_deployment(found.id)
+            # What was brought back starts first, unless something waits for another look.
+            later = timedelta() if lookout.waiting else AFTER
+            due: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) + later)
+            client.create_flow_run_from_deployment(found.id, state=due)
 
 
 def _find(client: SyncPrefectClient, each: MaintenanceFlow) -> DeploymentResponse | None:

@@ -18,6 +18,7 @@ from uuid import UUID
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed, Suspended
@@ -147,9 +148,12 @@ def _resume(client: SyncPrefectClient, paused: Sequence[JobRun], say: Say) -> li
                 now = client.read_flow_run(each.run.id).state
                 if not free or now is None or now.id != each.state.id:
                     continue  # still draining, or somebody was faster
-                client.resume_flow_run(each.run.id)
+                done = client.resume_flow_run(each.run.id)
         except (DatasyncError, ObjectNotFound) as exc:
             say(f"job {each.job.name} is not resumed now: {exc}")
+            continue
+        if done.status is not SetStateStatus.ACCEPT:
+            say(f"Prefect did not accept to resume job {each.job.name}")
             continue
         say(f"resumed job {each.job.name}")
         resumed.append(each.job.name)
