@@ -140,15 +140,24 @@ def wake_maintenance(client: SyncPrefectClient, say: Callable[[str], None]) -> N
                     with contextlib.suppress(ObjectNotFound):
                         client.delete_flow_run(run.id)
         if each.flow is reconcile and not found.paused:
-            lookout, until = Lookout(say), time.monotonic() + DEAD_S
-            lookout.look(client)
-            while lookout.waiting and time.monotonic() < until:
-                time.sleep(1.0)
-                lookout.look(client)
             # What was brought back starts first, unless something waits for another look.
-            later = timedelta() if lookout.waiting else AFTER
+            later = AFTER if _first_looks(client, say) else timedelta()
             due: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) + later)
             client.create_flow_run_from_deployment(found.id, state=due)
+
+
+def _first_looks(client: SyncPrefectClient, say: Callable[[str], None]) -> bool:
+    """Look until nothing waits for a repair; False when something does after a few seconds."""
+    lookout, until = Lookout(say), time.monotonic() + DEAD_S
+    try:
+        lookout.look(client)
+        while lookout.waiting and time.monotonic() < until:
+            time.sleep(1.0)
+            lookout.look(client)
+    except Exception as exc:  # noqa: BLE001 - no repair is worth a worker that does not start
+        say(f"the first look for runs to repair failed ({type(exc).__name__}); reconcile follows")
+        return False
+    return not lookout.waiting
 
 
 def _find(client: SyncPrefectClient, each: MaintenanceFlow) -> DeploymentResponse | None:

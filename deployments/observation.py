@@ -26,7 +26,7 @@ from prefect_datasync.tasks.history import ENDS, InstanceRecord, read_record, re
 from prefect_datasync.tasks.reporting import HEADING
 
 POLL_S = 0.5
-LATE_REPORT_S = 15.0
+LATE_REPORT_S = 30.0  #: the same time within which `reconcile` brings a run back
 _AT_REST = (JobState.NEVER_STARTED, JobState.SUCCEEDED, JobState.FAILED)
 
 

@@ -1,11 +1,13 @@
 """The maintenance flow that brings back what was killed: see `repair` for how.
 
 It is scheduled every minute, the finest that cron knows, and one run looks every few seconds until its
-minute is over. That costs one start of a process (2 to 3 s of processor time) a minute. A run for every look would
-cost six of them to find the same death as early, and one run that never ended would be killed together with
-the flows that it is to look after. A run that comes late looks once: after an outage of the workers there may be one for every minute of it.
-After a reboot the next minute may be too far off: `datasync worker` asks for a run of its own
-when it starts.
+minute is over. A process costs 2 to 3 s of processor time to start, a look some hundredths: a run for
+every look would cost twenty times as much to find a death as early, and one run that never ended would be
+killed together with the flows that it looks after, with nobody to look after it.
+
+A run that comes late looks only for what is left of its minute, but once: after an outage of all workers
+there may be one for every minute of it. After a restart the next minute may be too far off, so
+`datasync worker` makes a first look itself.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from prefect_datasync.tasks.prefect_api import quick_client
 
 SHIFT_S = 56.0
 EVERY_S = 3.0
-LONGEST = timedelta(hours=1)  #: of a maintenance flow, but for a window
+LONGEST = timedelta(minutes=10)  #: of a maintenance flow, but for a window
 
 
 @flow(name="reconcile", persist_result=False)

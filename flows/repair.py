@@ -133,8 +133,9 @@ class Lookout:
             with while_free(each.target, each.job.key) as free:
                 seen = _see(client, each, now, crowd, free)
                 return _carry_out(client, each, decide(seen), self._say)
-        except DatasyncError as exc:
-            self._say_once(f"job {each.job.name} is not repaired now: {exc.what}")
+        except Exception as exc:  # noqa: BLE001 - the trouble of one job is not that of the others
+            why = exc.what if isinstance(exc, DatasyncError) else type(exc).__name__
+            self._say_once(f"job {each.job.name} is not repaired now: {why}")
             return False
 
     def _say_once(self, sentence: str) -> None:

@@ -156,8 +156,8 @@ def test_two_lookouts_and_a_user_who_retries_at_the_same_moment_lead_to_one_proc
             # Prefect's settings are of the context, which a thread does not inherit
             found = [pool.submit(copy_context().run, act) for act in (look, look, retry)]
             assert sum(each.result() for each in found) <= 1
-        jobs.wait_for_state(job, [JobState.RUNNING], LONG)
         eventually(lambda: epoch(at_target) > before, LONG)  # noqa: B023 - used in this round
+        eventually(lambda: jobs.status(job).state is JobState.RUNNING, LONG)
         time.sleep(5)  # a second process would take the job over by now, or fail the run
         assert epoch(at_target) == before + 1
         assert jobs.status(job).state is JobState.RUNNING
