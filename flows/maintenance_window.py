@@ -110,9 +110,11 @@ def end(client: SyncPrefectClient, window: UUID, say: Say) -> list[str]:
     return _resume(client, [each for each, _ in paused_by_windows(client, lookout, {window})], say)
 
 
-def end_due(client: SyncPrefectClient, say: Say, lookout: Lookout | None = None) -> list[str]:
+def end_due(
+    client: SyncPrefectClient, say: Say, lookout: Lookout | None = None, now: datetime | None = None
+) -> list[str]:
     """Resume what windows have paused that did not live to do it; gives the jobs."""
-    now = datetime.now(UTC)
+    now = now or datetime.now(UTC)
     due = []
     for each, said in paused_by_windows(client, lookout or Lookout(say)):
         window, until = said

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -19,7 +21,15 @@ from conftest import Database, PrefectServer
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import State
-from prefect.states import Cancelled, Pending, Running, Suspended
+from prefect.states import (
+    AwaitingRetry,
+    Cancelled,
+    Cancelling,
+    Crashed,
+    Pending,
+    Running,
+    Suspended,
+)
 
 from prefect_datasync.deployments import jobs, maintenance
 from prefect_datasync.engine.errors import ActionRefused
@@ -208,6 +218,48 @@ def test_a_cancelled_run_stays_cancelled_and_a_pending_one_that_nobody_launches_
     assert state_of(client, run).is_cancelled()
 
 
+class Interloper:
+    """A client on which somebody else acts right after each look at a run."""
+
+    def __init__(self, client: SyncPrefectClient, act: Callable[[], object]) -> None:
+        self._client, self._act = client, act
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._client, name)
+
+    def read_flow_run(self, run: UUID) -> object:
+        found = self._client.read_flow_run(run)
+        self._act()
+        return found
+
+
+@pytest.mark.parametrize("command", [Suspended, Cancelled, Pending])
+def test_a_command_that_a_repair_has_overwritten_is_put_back(
+    blocks: tuple[str, str], client: SyncPrefectClient, command: Callable[[], State[object]]
+) -> None:
+    name = f"raced-{command.__name__.lower()}"
+    job = jobs.create_job(name, source=blocks[0], target=blocks[1], spec=SyncSpec())
+    client.update_work_pool("datasync", WorkPoolUpdate(is_paused=True))
+    try:
+        run = client.create_flow_run_from_deployment(UUID(job.deployment_id)).id
+        client.set_flow_run_state(run, Crashed(), force=True)
+
+        def act() -> None:
+            client.set_flow_run_state(run, command(), force=True)
+
+        seen = state_of(client, run)
+        raced: Any = Interloper(client, act)
+        assert not attempts.replace(raced, run, seen, AwaitingRetry(), force=True)
+        assert state_of(client, run).type is command().type
+        assert not attempts.replace(client, run, seen, AwaitingRetry(), force=True)
+        assert state_of(client, run).type is command().type
+    finally:
+        client.update_work_pool("datasync", WorkPoolUpdate(is_paused=False))
+        for left in runs_of(client, UUID(job.deployment_id)):
+            client.delete_flow_run(left.id)
+        jobs.delete(name)
+
+
 def _is_left(job: str) -> bool:
     return jobs.status(job).state is JobState.FAILED
 
@@ -235,9 +287,17 @@ def test_a_window_pauses_jobs_and_resumes_exactly_those_though_it_is_killed_in_b
     said: list[str] = []
     assert maintenance_window.end_due(client, said.append) == []  # the hour is not over
     assert jobs.status(mine).state is JobState.PAUSED
-    client.set_flow_run_state(killed, Cancelled(), force=True)  # the user ends it early
-    assert maintenance_window.end_due(client, said.append) == [mine]
-    assert maintenance_window.end_due(client, said.append) == []
+    later = datetime.now(UTC) + timedelta(hours=2)
+    assert maintenance_window.end_due(client, said.append, now=later) == [mine]
+    assert maintenance_window.end_due(client, said.append, now=later) == []
+    jobs.wait_for_state(mine, [JobState.RUNNING], LONG)
+    assert jobs.status(rests).state is JobState.PAUSED
+
+    ended = run_flow(client, "maintenance-window", jobs=[mine, rests], duration="PT1H")
+    eventually(lambda: jobs.status(mine).state is JobState.PAUSED, LONG)
+    client.set_flow_run_state(ended, Cancelling())  # Prefect's Cancel button
+    eventually(lambda: state_of(client, ended).is_cancelled(), LONG)
+    maintenance_window.end_due(client, said.append)  # if its process had no time for it
     jobs.wait_for_state(mine, [JobState.RUNNING], LONG)
     assert jobs.status(rests).state is JobState.PAUSED
 
