@@ -43,14 +43,12 @@ class MaintenanceFlow:
     Attributes:
         cron: in UTC.
         active: False for a flow whose schedule somebody has to want: it is there to be switched on.
-        catches_up: what was missed while no worker ran is still wanted.
     """
 
     flow: Flow[..., Any]
     cron: str
     parameters: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     active: bool = True
-    catches_up: bool = False
 
 
 MAINTENANCE = (
@@ -114,8 +112,9 @@ def remove_maintenance() -> list[str]:
             found = _find(client, each)
             if found is None:
                 continue
+            runs = runs_of(client, found.id)
             client.delete_deployment(found.id)  # first, or its schedule would make new runs
-            for run in runs_of(client, found.id):
+            for run in runs:
                 with contextlib.suppress(ObjectNotFound):
                     client.delete_flow_run(run.id)
             removed.append(each.flow.name)
@@ -134,11 +133,10 @@ def wake_maintenance(client: SyncPrefectClient, say: Callable[[str], None]) -> N
         found = _find(client, each)
         if found is None:
             continue
-        if not each.catches_up:
-            for run in runs_of(client, found.id, [StateType.SCHEDULED]):
-                if run.expected_start_time is not None and run.expected_start_time < now:
-                    with contextlib.suppress(ObjectNotFound):
-                        client.delete_flow_run(run.id)
+        for run in runs_of(client, found.id, [StateType.SCHEDULED]):
+            if run.expected_start_time is not None and run.expected_start_time < now:
+                with contextlib.suppress(ObjectNotFound):
+                    client.delete_flow_run(run.id)
         if each.flow is reconcile and not found.paused:
             # What was brought back starts first, unless something waits for another look.
             later = AFTER if _first_looks(client, say) else timedelta()

@@ -8,6 +8,7 @@ has judged (`attempts.replace`).
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
 
 Say = Callable[[str], None]
 _LOOKED_AT = [StateType(kind) for kind in RULES]
+AWAY_S = 15.0  #: waiting for a server that does not answer would hold up the other jobs' repairs
 GONE = "Its process is gone"
 
 
@@ -66,6 +68,7 @@ class Lookout:
         self._targets: dict[str, Server] = {}
         self._told: set[str] = set()
         self._answers: dict[UUID, Any] = {}
+        self._asked_again_at: dict[Server, float] = {}
         self._over: set[UUID] = set()  #: runs that a newer instance has followed
 
     def look(self, client: SyncPrefectClient) -> int:
@@ -110,10 +113,14 @@ class Lookout:
             keys.setdefault(each.target, set()).add(each.job.key)
         held: set[str] = set()
         for target, asked in keys.items():
+            if time.monotonic() < self._asked_again_at.get(target, 0.0):
+                held |= asked
+                continue
             try:
                 held |= held_jobs(target, asked)
             except DatasyncError as exc:
                 self._say_once(f"nothing can be said of {', '.join(sorted(asked))}: {exc.what}")
+                self._asked_again_at[target] = time.monotonic() + AWAY_S
                 self._targets.clear()  # a block may have been corrected
                 held |= asked
         return held

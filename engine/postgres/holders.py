@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator
 
 from prefect_datasync.engine.postgres.catalog import OUR_SCHEMA
 from prefect_datasync.engine.postgres.session import Server, connect, translating
-from prefect_datasync.engine.postgres.state import try_lock
+from prefect_datasync.engine.postgres.severing import within
+from prefect_datasync.engine.postgres.state import LOOK_S, try_lock
 from prefect_datasync.engine.postgres.state_schema import has_schema
 
 _HELD = """
@@ -26,7 +27,11 @@ def held_jobs(target: Server, keys: Collection[str]) -> set[str]:
     Raises:
         TransientError, ConnectFailed: the target does not answer.
     """
-    with connect(target, "datasync look") as connection, translating("look at the jobs' locks"):
+    with (
+        connect(target, "datasync look") as connection,
+        translating("look at the jobs' locks"),
+        within(LOOK_S, connection),
+    ):
         return {str(key) for (key,) in connection.execute(_HELD, (list(keys), OUR_SCHEMA))}
 
 
@@ -36,7 +41,11 @@ def holder_is_gone(target: Server, key: str) -> bool:
     Raises:
         TransientError, ConnectFailed: the target does not answer.
     """
-    with connect(target, f"datasync {key} look") as connection, translating("read the job's row"):
+    with (
+        connect(target, f"datasync {key} look") as connection,
+        translating("read the job's row"),
+        within(LOOK_S, connection),
+    ):
         if not has_schema(connection):
             return False
         row = connection.execute(
@@ -64,4 +73,6 @@ def while_free(target: Server, key: str) -> Iterator[bool]:
         TransientError, ConnectFailed: the target does not answer.
     """
     with connect(target, f"datasync {key} look") as connection:
-        yield try_lock(connection, key)
+        with within(LOOK_S, connection):
+            free = try_lock(connection, key)
+        yield free
