@@ -26,6 +26,7 @@ from prefect.states import Completed, Failed, Suspended
 from prefect_datasync.engine.errors import ConfigError, DatasyncError
 from prefect_datasync.engine.postgres.holders import while_free
 from prefect_datasync.flows import attempts
+from prefect_datasync.flows.console import outlive_reader
 from prefect_datasync.flows.control import history
 from prefect_datasync.flows.repair import JobRun, Lookout
 from prefect_datasync.flows.runs import current_run, job_deployments, runs_in
@@ -50,6 +51,7 @@ def maintenance_window(
         jobs: their names; * and ? are allowed.
         duration: from the moment at which all of them rest.
     """
+    outlive_reader()
     say = get_run_logger().info
     context = FlowRunContext.get()
     assert context is not None

@@ -31,6 +31,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Crashed
 from pydantic import TypeAdapter
 
+from prefect_datasync.flows.console import outlive_reader
 from prefect_datasync.flows.maintenance_window import end_due
 from prefect_datasync.flows.repair import GONE, Lookout
 from prefect_datasync.flows.runs import MAINTENANCE_TAG
@@ -44,6 +45,7 @@ LONGEST = timedelta(minutes=10)  #: of a maintenance flow, but for a window
 @flow(name="reconcile", persist_result=False)
 def reconcile(shift_s: float = SHIFT_S, every_s: float = EVERY_S) -> State[Any]:
     """Find the runs whose process is gone, and bring each back exactly once from its checkpoint."""
+    outlive_reader()
     say = get_run_logger().info
     lookout, repaired = Lookout(say), 0
     _bury_the_dead(say)

@@ -43,6 +43,7 @@ from prefect_datasync.engine.postgres.session import Server, translated
 from prefect_datasync.engine.postgres.state import Checkpoint, read_checkpoint
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.flows import hooks
+from prefect_datasync.flows.console import outlive_reader
 from prefect_datasync.flows.control import StopWatch, watching
 from prefect_datasync.flows.instance_job import InstanceJob, job_of
 from prefect_datasync.flows.runs import FOLLOWING, JOB_FLOW, REFUSED, recent_runs, rival
@@ -68,6 +69,7 @@ PATIENCE_S = 60.0  #: how long an attempt tries to reach servers that do not ans
 )
 def data_sync(source: PostgresSource, target: PostgresTarget, spec: SyncSpec) -> State[Any]:
     """Copy a PostgreSQL database and keep the copy equal to it."""
+    outlive_reader()
     run, say = _own_run(), get_run_logger().info
     with get_client(sync_client=True) as client:
         try:

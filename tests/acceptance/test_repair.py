@@ -194,8 +194,10 @@ def brought_back(client: SyncPrefectClient, run: str) -> int:
     return sum(map(attempts.was_brought_back, history(client, UUID(run))))
 
 
-def assert_nothing_lost(job: str, writer: Writer) -> None:
+def assert_nothing_lost(job: str, writer: Writer, *, paused: bool = False) -> None:
     writer.close()
+    if paused:
+        jobs.resume(job, wait_s=LONG)
     report = jobs.verify(job)
     assert report.equal, report
 
@@ -270,6 +272,29 @@ def test_whatever_is_killed_the_data_flows_again_soon_with_nothing_lost(
     took = kill_again_and_again(list(KILLS), orders, workers, client, at_source, at_target)
     assert_nothing_lost(orders, writer)
     assert max(took) < 3 * WITHIN_S, took  # other tests keep the machine busy: see the next one
+
+
+@pytest.mark.usefixtures("maintained")
+def test_a_flow_that_outlives_its_worker_goes_on_and_is_not_started_a_second_time(
+    orders: str,
+    writer: Writer,
+    workers: Workers,
+    client: SyncPrefectClient,
+    at_source: Database,
+    at_target: Database,
+) -> None:
+    run, process, before = jobs.status(orders).instance, holder(at_target), epoch(at_target)
+    assert run is not None
+    workers.kill()
+    assert seconds_until_data_flows(at_source, at_target, 6_000_000) < WITHIN_S
+    workers.start()
+    until = time.monotonic() + WITHIN_S
+    while time.monotonic() < until:
+        assert (holder(at_target), epoch(at_target)) == (process, before)
+        time.sleep(1)
+    assert brought_back(client, run) == 0
+    assert jobs.pause(orders) == "paused"  # it still obeys
+    assert_nothing_lost(orders, writer, paused=True)
 
 
 @pytest.mark.slow
