@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from prefect_datasync.deployments import cli_jobs, cli_wal
+from prefect_datasync.deployments import cli_jobs, cli_maintenance, cli_wal
 from prefect_datasync.deployments.cli_connections import connections
 from prefect_datasync.deployments.cli_output import (
     Json,
@@ -51,6 +51,7 @@ app.command(connections("source"))
 app.command(connections("target"))
 app.command(cli_jobs.app)
 app.command(cli_jobs.delete, name="delete")
+app.command(cli_maintenance.app)
 app.command(cli_wal.orphans)
 
 
@@ -237,10 +238,12 @@ def worker(
     """Run a worker for sync jobs on this machine, until Ctrl-C. It is Prefect's own."""
     from prefect_datasync.deployments.control_plane import control_plane
     from prefect_datasync.deployments.definitions import WORK_POOL, ensure_work_pool
+    from prefect_datasync.deployments.maintenance import wake_maintenance
     from prefect_datasync.deployments.worker import become_worker
 
     with control_plane() as client:
         ensure_work_pool(client)
+        wake_maintenance(client, say)
     if json:
         answer({"work_pool": WORK_POOL, "pid": os.getpid()}, json, lambda: None)
     become_worker(WORK_POOL, name)

@@ -16,7 +16,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
-from prefect.states import AwaitingRetry, Cancelled, Suspended
+from prefect.states import Cancelled, Suspended
 
 from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.deployments.creation import create_job
@@ -41,8 +41,10 @@ from prefect_datasync.deployments.observation import (
 )
 from prefect_datasync.engine.errors import ActionRefused, ControlError, JobBusy
 from prefect_datasync.engine.lifecycle import Command, JobState, holds_already, refusal
+from prefect_datasync.engine.postgres.holders import while_free
 from prefect_datasync.engine.postgres.state import read_checkpoint
 from prefect_datasync.flows import hooks
+from prefect_datasync.flows.repair import bring_back
 from prefect_datasync.tasks.history import InstanceRecord
 
 __all__ = [
@@ -161,8 +163,7 @@ def retry(name: str, wait_s: float | None = None) -> str:
             )
         _wait_for_lock(job)
         _let_crash_settle(run)
-        proposed: State[Any] = AwaitingRetry(message="datasync retry")
-        _accepted(client.set_flow_run_state(run.id, proposed), name, Command.RETRY)
+        _put_back(client, job, run)
     return _begun(name, run.id, wait_s)
 
 
@@ -212,6 +213,20 @@ def _wait_for_lock(job: Job) -> None:
         raise JobBusy(
             f"a process still holds the lock of job {job.name} after {DRAIN_S:.0f} s",
             do="wait until it has ended, then repeat the command",
+        )
+
+
+def _put_back(client: SyncPrefectClient, job: Job, run: FlowRun) -> None:
+    """Have a worker start the run again, once: `reconcile` may be about to do the same."""
+    assert run.state is not None
+    with while_free(target_server(job), job.key) as free:
+        if free and bring_back(client, run.id, run.state, "datasync retry"):
+            return
+    now = client.read_flow_run(run.id).state
+    if now is None or now.id == run.state.id:
+        raise ActionRefused(
+            f"Prefect did not accept to {Command.RETRY} job {job.name}",
+            do=f"see `datasync status {job.name}`",
         )
 
 

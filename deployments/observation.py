@@ -28,7 +28,7 @@ from prefect_datasync.tasks.reporting import HEADING
 from prefect_datasync.tasks.wal import JobWal
 
 POLL_S = 0.5
-LATE_REPORT_S = 15.0
+LATE_REPORT_S = 30.0  #: the same time within which `reconcile` brings a run back
 _AT_REST = (JobState.NEVER_STARTED, JobState.SUCCEEDED, JobState.FAILED)
 
 

@@ -4,8 +4,8 @@ It looks for work every second instead of every ten, since each Start and Resume
 given back its default first: a shell that starts a process in the background lets it ignore SIGINT, and
 Prefect's worker ends by sending itself one, so it would never end.
 
-A worker that is stopped kills its flows; their jobs stay `Running` for Prefect until the maintenance flow
-sees it, and continue from their position. Pause them first for a planned stop.
+A worker that is stopped kills its flows; their jobs stay `Running` for Prefect until the next worker or the
+maintenance flow `reconcile` looks, and continue from their position.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterDeploymentId,
     FlowRunFilterState,
@@ -24,6 +26,9 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect_datasync.engine.lifecycle import JobState, job_state
 
 REFUSED = "Refused"
+JOB_FLOW = "data-sync"  #: the flow of which every job is a deployment
+FOLLOWING = "Following the source"  #: message of Running, set by an attempt that has the job
+MAINTENANCE_TAG = "datasync-maintenance"  #: of the runs of all maintenance flows
 PAGE = 200
 _OPEN = [kind for kind in StateType if kind not in TERMINAL_STATES]
 
@@ -56,6 +61,37 @@ def runs_of(
         if len(page) < PAGE:
             break
     return sorted(found, key=_age)
+
+
+def job_deployments(client: SyncPrefectClient) -> dict[UUID, str]:
+    """The names of all jobs, by deployment."""
+    found: dict[UUID, str] = {}
+    while True:
+        page = client.read_deployments(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[JOB_FLOW])),
+            limit=PAGE,
+            offset=len(found),
+        )
+        found |= {each.id: each.name for each in page}
+        if len(page) < PAGE:
+            return found
+
+
+def runs_in(client: SyncPrefectClient, types: Sequence[StateType]) -> list[FlowRun]:
+    """The flow runs of all jobs in a state of these types, newest first."""
+    where = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))
+    found: list[FlowRun] = []
+    while True:
+        page = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[JOB_FLOW])),
+            flow_run_filter=where,
+            limit=PAGE,
+            offset=len(found),
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        )
+        found += page
+        if len(page) < PAGE:
+            return sorted(found, key=_age)
 
 
 def recent_runs(client: SyncPrefectClient, deployment_id: UUID) -> list[FlowRun]:

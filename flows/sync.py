@@ -43,9 +43,10 @@ from prefect_datasync.engine.postgres.session import Server, translated
 from prefect_datasync.engine.postgres.state import Checkpoint, read_checkpoint
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.flows import hooks
+from prefect_datasync.flows.console import outlive_reader
 from prefect_datasync.flows.control import StopWatch, watching
 from prefect_datasync.flows.instance_job import InstanceJob, job_of
-from prefect_datasync.flows.runs import REFUSED, recent_runs, rival
+from prefect_datasync.flows.runs import FOLLOWING, JOB_FLOW, REFUSED, recent_runs, rival
 from prefect_datasync.tasks.copying import copy_all
 from prefect_datasync.tasks.history import complete_earlier
 from prefect_datasync.tasks.prefect_api import quick_client
@@ -58,7 +59,7 @@ PATIENCE_S = 60.0  #: how long an attempt tries to reach servers that do not ans
 
 
 @flow(
-    name="data-sync",
+    name=JOB_FLOW,
     persist_result=False,
     retries=0,
     on_running=[hooks.on_running],
@@ -69,6 +70,7 @@ PATIENCE_S = 60.0  #: how long an attempt tries to reach servers that do not ans
 )
 def data_sync(source: PostgresSource, target: PostgresTarget, spec: SyncSpec) -> State[Any]:
     """Copy a PostgreSQL database and keep the copy equal to it."""
+    outlive_reader()
     run, say = _own_run(), get_run_logger().info
     with get_client(sync_client=True) as client:
         try:
@@ -91,7 +93,12 @@ def data_sync(source: PostgresSource, target: PostgresTarget, spec: SyncSpec) ->
                 say(str(exc))
                 raise Abort(str(exc)) from exc  # the state belongs to the run's newer attempt
             return _failed(run, exc, watch)
-        except (TransientError, JobBusy, CopyStopped) as exc:  # what a stop interrupts is no error
+        except JobBusy as exc:
+            if watch.reason() is None:
+                if _is_mine(run, job, target.server()):  # another process of this run lives
+                    raise Abort(str(exc)) from exc
+                return _failed(run, exc, watch)
+        except (TransientError, CopyStopped) as exc:  # what a stop interrupts is no error
             if watch.reason() is None:
                 return _failed(run, exc, watch)
         except DatasyncError as exc:
@@ -159,7 +166,7 @@ def _attempt(
         try:
             _copy(instance, spec, watch, reporter, say)
             if instance.needs_stream and watch.reason() is None:
-                watch.name(JobState.RUNNING, "Following the source")
+                watch.name(JobState.RUNNING, FOLLOWING)
                 follow(instance, reporter)
         except CopyStopped:
             if watch.reason() is None:
