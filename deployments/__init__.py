@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         retry,
         start,
         status,
+        statuses,
         verify,
         wait_for_state,
     )
@@ -39,6 +40,7 @@ __all__ = [
     "retry",
     "start",
     "status",
+    "statuses",
     "verify",
     "wait_for_state",
 ]

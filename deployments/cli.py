@@ -143,7 +143,7 @@ def status(name: str | None = None, *, json: Json = False) -> None:
         one = jobs.status(name)
         answer(one, json, lambda: show_fields(_status_fields(one)))
         return
-    found = [jobs.status(job.name) for job in jobs.list_jobs()]
+    found = jobs.statuses()
     columns = ("job", "state", "since", "records", "rec/s", "idle ms", "verdict")
     answer(found, json, lambda: show_table(columns, list(map(_line, found)), nothing="No job."))
 

@@ -13,7 +13,6 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import ValidationError
@@ -25,11 +24,10 @@ from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.postgres.state import job_key
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.flows.instance_job import named_block, reference
-from prefect_datasync.flows.sync import data_sync
+from prefect_datasync.flows.runs import JOB_FLOW, deployments
 
 Connection = PostgresSource | PostgresTarget
 WORK_POOL = "datasync"
-PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +55,14 @@ def get_job(name: str) -> Job:
 def list_jobs() -> list[Job]:
     """All jobs, by name."""
     with control_plane() as client:
-        found: list[DeploymentResponse] = []
-        while True:
-            page = client.read_deployments(
-                flow_filter=FlowFilter(name=FlowFilterName(any_=[data_sync.name])),
-                limit=PAGE,
-                offset=len(found),
-            )
-            found += page
-            if len(page) < PAGE:
-                break
-        return sorted((_job(client, each) for each in found), key=lambda job: job.name)
+        return jobs_in(client)
+
+
+def jobs_in(client: SyncPrefectClient) -> list[Job]:
+    """`list_jobs`, over a client at hand."""
+    names: dict[str, str] = {}
+    found = (_job(client, each, names) for each in deployments(client))
+    return sorted(found, key=lambda job: job.name)
 
 
 def read_job(client: SyncPrefectClient, name: str) -> Job:
@@ -83,7 +78,7 @@ def read_job(client: SyncPrefectClient, name: str) -> Job:
 def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
     """The deployment of a job; None when there is none."""
     try:
-        return client.read_deployment_by_name(f"{data_sync.name}/{name}")
+        return client.read_deployment_by_name(f"{JOB_FLOW}/{name}")
     except ObjectNotFound:
         return None
 
@@ -137,7 +132,10 @@ def _reference_to(kind: type[Connection], name: str, side: str) -> dict[str, Any
     return {"$ref": {"block_document_id": str(_load(kind, name, side)._block_document_id)}}
 
 
-def _job(client: SyncPrefectClient, deployment: DeploymentResponse) -> Job:
+def _job(
+    client: SyncPrefectClient, deployment: DeploymentResponse, names: dict[str, str] | None = None
+) -> Job:
+    """*names*: of the blocks that were looked up already, by id."""
     parameters = deployment.parameters or {}
     try:
         spec = SyncSpec.model_validate(parameters.get("spec") or {})
@@ -150,13 +148,18 @@ def _job(client: SyncPrefectClient, deployment: DeploymentResponse) -> Job:
         name=deployment.name,
         deployment_id=str(deployment.id),
         key=job_key(deployment.name, str(deployment.id)),
-        source=block_name(client, parameters, "source"),
-        target=block_name(client, parameters, "target"),
+        source=block_name(client, parameters, "source", names),
+        target=block_name(client, parameters, "target", names),
         spec=spec,
     )
 
 
-def block_name(client: SyncPrefectClient, parameters: dict[str, Any], side: str) -> str:
+def block_name(
+    client: SyncPrefectClient,
+    parameters: dict[str, Any],
+    side: str,
+    names: dict[str, str] | None = None,
+) -> str:
     """The name of a side's block in parameters as Prefect stores them; in brackets why there is none."""
     try:
         found = reference(parameters, side)
@@ -164,10 +167,12 @@ def block_name(client: SyncPrefectClient, parameters: dict[str, Any], side: str)
         return "(none)"
     if named := named_block(found):
         return named
-    try:
-        document = client.read_block_document(
-            UUID(str(found["block_document_id"])), include_secrets=False
-        )
-    except ObjectNotFound:
-        return "(deleted)"
-    return document.name or "(unnamed)"
+    known = {} if names is None else names
+    block_id = str(found["block_document_id"])
+    if block_id not in known:
+        try:
+            document = client.read_block_document(UUID(block_id), include_secrets=False)
+        except ObjectNotFound:
+            return "(deleted)"
+        known[block_id] = document.name or "(unnamed)"
+    return known[block_id]

@@ -39,6 +39,7 @@ from prefect_datasync.deployments.observation import (
     verify,
     wait_for_state,
 )
+from prefect_datasync.deployments.overview import statuses
 from prefect_datasync.engine.errors import ActionRefused, ControlError, JobBusy
 from prefect_datasync.engine.lifecycle import Command, JobState, holds_already, refusal
 from prefect_datasync.engine.postgres.holders import while_free
@@ -63,6 +64,7 @@ __all__ = [
     "retry",
     "start",
     "status",
+    "statuses",
     "verify",
     "wait_for_state",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import Artifact, FlowRun
 
 from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.deployments.definitions import Job, read_job, source_server, target_server
@@ -62,24 +62,45 @@ def status(name: str) -> Status:
     with control_plane() as client:
         job = read_job(client, name)
         run, state = job_now(client, job)
-        message = (run.state.message or "") if run and run.state else ""
-        checkpoint: Checkpoint | None = None
+        reported = find(client, [artifact_key(job.name, Kind.KPIS)], [run.id]) if run else []
+        at_target: Checkpoint | DatasyncError | None
         try:
-            checkpoint = read_checkpoint(target_server(job), job.key)
+            at_target = read_checkpoint(target_server(job), job.key)
         except DatasyncError as exc:
-            message = "; ".join(filter(None, (message, exc.what)))
-        kpis, progress = _reported(client, job, run)
-        return Status(
-            job=name,
-            state=state,
-            instance=str(run.id) if run else None,
-            since=run.state.timestamp if run and run.state else None,
-            message=message,
-            checkpoint=checkpoint,
-            kpis=kpis,
-            progress=progress if state is JobState.INITIALIZING else None,
-            wal=kept_for(client, job, run, state),
-        )
+            at_target = exc
+        told = status_of(job, run, state, at_target, reported[0] if reported else None)
+        return replace(told, wal=kept_for(client, job, run, state))
+
+
+def status_of(
+    job: Job,
+    run: FlowRun | None,
+    state: JobState,
+    at_target: Checkpoint | DatasyncError | None,
+    reported: Artifact | None,
+) -> Status:
+    """What was seen of a job, as its status.
+
+    Args:
+        at_target: its rows there, or why they could not be read.
+        reported: the artifact of its indicators.
+    """
+    message = (run.state.message or "") if run and run.state else ""
+    if isinstance(at_target, DatasyncError):
+        message = "; ".join(filter(None, (message, at_target.what)))
+    facts = facts_of(reported, HEADING) if reported is not None else {}
+    progress = {k: v for k, v in facts.items() if k.startswith("copy_")}
+    kpis = {k: v for k, v in facts.items() if k not in progress}
+    return Status(
+        job=job.name,
+        state=state,
+        instance=str(run.id) if run else None,
+        since=run.state.timestamp if run and run.state else None,
+        message=message,
+        checkpoint=at_target if isinstance(at_target, Checkpoint) else None,
+        kpis=kpis or None,
+        progress=(progress or None) if state is JobState.INITIALIZING else None,
+    )
 
 
 def history(name: str) -> list[InstanceRecord]:
@@ -181,18 +202,6 @@ def job_failed(name: str, run: FlowRun | None) -> ControlError:
         do=f"`datasync retry {name}` once the cause is cured, or `datasync restart {name}`",
         code="JOB_FAILED",
     )
-
-
-def _reported(
-    client: SyncPrefectClient, job: Job, run: FlowRun | None
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    found = find(client, [artifact_key(job.name, Kind.KPIS)], [run.id]) if run else []
-    if not found:
-        return None, None
-    facts = facts_of(found[0], HEADING)
-    progress = {k: v for k, v in facts.items() if k.startswith("copy_")}
-    kpis = {k: v for k, v in facts.items() if k not in progress}
-    return kpis or None, progress or None
 
 
 def _counted(

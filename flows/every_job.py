@@ -7,15 +7,11 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-from prefect.client.schemas.responses import DeploymentResponse
 from pydantic import ValidationError
 
 from prefect_datasync.engine.postgres.state import job_key
 from prefect_datasync.engine.spec import SyncSpec
-from prefect_datasync.flows.sync import data_sync
-
-PAGE = 200
+from prefect_datasync.flows.runs import deployments
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +38,8 @@ class EachJob:
 
 def every_job(client: SyncPrefectClient) -> list[EachJob]:
     """All jobs, by name."""
-    found: list[DeploymentResponse] = []
-    while True:
-        page = client.read_deployments(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[data_sync.name])),
-            limit=PAGE,
-            offset=len(found),
-        )
-        found += page
-        if len(page) < PAGE:
-            break
     jobs = [
         EachJob(each.name, each.id, job_key(each.name, str(each.id)), dict(each.parameters or {}))
-        for each in found
+        for each in deployments(client)
     ]
     return sorted(jobs, key=lambda job: job.name)

@@ -21,6 +21,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
 
 from prefect_datasync.engine.lifecycle import JobState, job_state
@@ -63,22 +64,29 @@ def runs_of(
     return sorted(found, key=_age)
 
 
-def job_deployments(client: SyncPrefectClient) -> dict[UUID, str]:
-    """The names of all jobs, by deployment."""
-    found: dict[UUID, str] = {}
+def deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    """The deployments that are jobs."""
+    found: list[DeploymentResponse] = []
     while True:
         page = client.read_deployments(
             flow_filter=FlowFilter(name=FlowFilterName(any_=[JOB_FLOW])),
             limit=PAGE,
             offset=len(found),
         )
-        found |= {each.id: each.name for each in page}
+        found += page
         if len(page) < PAGE:
             return found
 
 
-def runs_in(client: SyncPrefectClient, types: Sequence[StateType]) -> list[FlowRun]:
-    """The flow runs of all jobs in a state of these types, newest first."""
+def job_deployments(client: SyncPrefectClient) -> dict[UUID, str]:
+    """The names of all jobs, by deployment."""
+    return {each.id: each.name for each in deployments(client)}
+
+
+def runs_in(
+    client: SyncPrefectClient, types: Sequence[StateType], at_most: int | None = None
+) -> list[FlowRun]:
+    """The flow runs of all jobs in a state of these types, newest first; see `runs_of`."""
     where = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))
     found: list[FlowRun] = []
     while True:
@@ -90,7 +98,7 @@ def runs_in(client: SyncPrefectClient, types: Sequence[StateType]) -> list[FlowR
             sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         )
         found += page
-        if len(page) < PAGE:
+        if len(page) < PAGE or (at_most is not None and len(found) >= at_most):
             return sorted(found, key=_age)
 
 
@@ -110,6 +118,23 @@ def instances(runs: Iterable[FlowRun], now: datetime | None = None) -> list[Flow
 def current_run(client: SyncPrefectClient, deployment_id: UUID) -> FlowRun | None:
     """The run that tells the job's state; None when the job was never started."""
     return next(iter(instances(recent_runs(client, deployment_id))), None)
+
+
+def current_runs(
+    client: SyncPrefectClient, deployment_ids: Sequence[UUID]
+) -> dict[UUID, FlowRun | None]:
+    """`current_run` of many jobs, in few calls."""
+    ended = runs_in(client, sorted(TERMINAL_STATES), at_most=PAGE)
+    of_job: dict[UUID, list[FlowRun]] = {each: [] for each in deployment_ids}
+    for run in {run.id: run for run in runs_in(client, _OPEN) + ended}.values():
+        if run.deployment_id in of_job:
+            of_job[run.deployment_id].append(run)
+    found: dict[UUID, FlowRun | None] = {}
+    for each, runs in of_job.items():
+        newest = next(iter(instances(sorted(runs, key=_age))), None)
+        # more than a page has ended since this job's last run did
+        found[each] = current_run(client, each) if newest is None and len(ended) >= PAGE else newest
+    return found
 
 
 def state_of(run: FlowRun | None, lock_held: bool) -> JobState:
