@@ -25,6 +25,7 @@ _numbers = itertools.count(1)
 DATA = Path(__file__).resolve().parent / "data"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with a Prefect server of their own run one after the other: two at once overload two cores."""
     for item in items:

@@ -26,7 +26,11 @@ from prefect.states import Cancelling, Completed, Failed, Running, Suspended
 
 from prefect_datasync.__main__ import main
 from prefect_datasync.deployments import jobs
-from prefect_datasync.deployments.definitions import find_deployment, target_server
+from prefect_datasync.deployments.definitions import (
+    ensure_work_pool,
+    find_deployment,
+    target_server,
+)
 from prefect_datasync.engine.errors import ActionRefused, ControlError
 from prefect_datasync.engine.lifecycle import (
     TRANSITIONS,
@@ -126,6 +130,7 @@ def locker(target: Server) -> Iterator[psycopg.Connection[Any]]:
 @pytest.fixture
 def idle_pool(client: SyncPrefectClient) -> Iterator[None]:
     """No worker takes a run."""
+    ensure_work_pool(client)
     client.update_work_pool("datasync", WorkPoolUpdate(is_paused=True))
     yield
     client.update_work_pool("datasync", WorkPoolUpdate(is_paused=False))
@@ -302,7 +307,7 @@ def _clear(client: SyncPrefectClient, name: str) -> None:
 
 
 @pytest.mark.usefixtures("idle_pool")
-@pytest.mark.parametrize("way", ["function", "command line"])
+@pytest.mark.parametrize("way", ["function", pytest.param("command line", marks=pytest.mark.slow)])
 def test_what_a_state_allows_is_done_and_leads_where_the_table_says(way: str, ask: Asking) -> None:
     for state, command in PAIRS:
         name = f"{command}-{state}".replace(" ", "-").lower()
