@@ -25,14 +25,6 @@ _numbers = itertools.count(1)
 DATA = Path(__file__).resolve().parent / "data"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with a Prefect server of their own run one after the other: two at once overload two cores."""
-    for item in items:
-        if "acceptance" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("acceptance"))
-
-
 class Servers(NamedTuple):
     source: Server
     target: Server
