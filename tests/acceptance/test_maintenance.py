@@ -38,7 +38,7 @@ from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.flows import attempts, maintenance_window
 from prefect_datasync.flows.control import history
 from prefect_datasync.flows.repair import Lookout
-from prefect_datasync.flows.runs import runs_of
+from prefect_datasync.flows.runs import job_deployments, runs_of
 
 pytestmark = [pytest.mark.usefixtures("running_worker"), pytest.mark.timeout(400)]
 
@@ -327,6 +327,8 @@ def test_health_is_told_and_history_is_pruned_but_for_what_tells_a_jobs_state(
 ) -> None:
     job = make_job("orders")
     deployment = client.read_deployment_by_name(f"data-sync/{job}").id
+    for other in set(job_deployments(client)) - {deployment}:  # what earlier tests have left is ill
+        client.delete_deployment(other)
     for _ in range(2):  # two more instances
         jobs.pause(job)
         jobs.restart(job, wait_s=LONG)
