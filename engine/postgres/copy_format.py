@@ -12,20 +12,21 @@ NULL_BINARY = b"\xff\xff\xff\xff"
 NULL_TEXT = b"\\N"
 
 _SPECIAL = b"\\\t\n\r\b\f\v"
-_HEADER = b"PGCOPY\n\xff\r\n\0" + b"\0" * 8
-_TRAILER = b"\xff\xff"
+#: What stands before and after the rows of a COPY in binary format.
+HEADER = b"PGCOPY\n\xff\r\n\0" + b"\0" * 8
+TRAILER = b"\xff\xff"
 _UNESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _CONTROL = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
 
 
 def binary_rows(rows: Sequence[Sequence[bytes | None]]) -> bytes:
     """Rows in COPY's binary format, header and trailer included."""
-    out: list[bytes] = [_HEADER]
+    out: list[bytes] = [HEADER]
     count = struct.pack(">H", len(rows[0])) if rows else b""
     for row in rows:
         out.append(count)
         out += row  # type: ignore[arg-type]
-    out.append(_TRAILER)
+    out.append(TRAILER)
     return b"".join(out)
 
 

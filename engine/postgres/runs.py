@@ -11,13 +11,11 @@ from collections.abc import Iterator
 
 from prefect_datasync.engine.changes import Change, Insert, Inserts, Row
 from prefect_datasync.engine.errors import ProtocolError
-from prefect_datasync.engine.postgres.copy_format import NULL_BINARY
+from prefect_datasync.engine.postgres.copy_format import HEADER, NULL_BINARY, TRAILER
 from prefect_datasync.engine.postgres.pgoutput import Decoder
 
 RUN_ROWS = 1000  #: inserts into one table are handed out together, up to so many
 
-_HEADER = b"PGCOPY\n\xff\r\n\0" + b"\0" * 8
-_TRAILER = b"\xff\xff"
 _BEFORE = 6  #: bytes of a row before its message
 _field = struct.Struct(">HI").unpack_from
 
@@ -28,9 +26,9 @@ def without_header(row: bytes) -> bytes:
     Raises:
         ProtocolError: there is no header.
     """
-    if not row.startswith(_HEADER):
+    if not row.startswith(HEADER):
         raise ProtocolError("a block of changes without the header of COPY")
-    return row[len(_HEADER) :]
+    return row[len(HEADER) :]
 
 
 def changes(rows: list[bytes], decoder: Decoder) -> Iterator[Change]:
@@ -52,7 +50,7 @@ def changes(rows: list[bytes], decoder: Decoder) -> Iterator[Change]:
                 run, run_bytes = [], 0
             continue
         if len(row) <= _BEFORE:
-            if row and row != _TRAILER:
+            if row and row != TRAILER:
                 raise _not_a_value()
             continue
         fields, length = _field(row)

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from prefect_datasync.engine.changes import Change, Insert, Inserts
 from prefect_datasync.engine.errors import ProtocolError
 from prefect_datasync.engine.postgres import runs, tuples
+from prefect_datasync.engine.postgres.copy_format import HEADER, TRAILER
 from prefect_datasync.engine.postgres.pgoutput import Decoder
-
-HEADER = b"PGCOPY\n\xff\r\n\0" + b"\0" * 8
-TRAILER = b"\xff\xff"
 
 
 def in_copy(message: bytes) -> bytes:
