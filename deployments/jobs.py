@@ -46,6 +46,7 @@ from prefect_datasync.engine.postgres.holders import while_free
 from prefect_datasync.engine.postgres.state import read_checkpoint
 from prefect_datasync.flows import hooks
 from prefect_datasync.flows.repair import bring_back
+from prefect_datasync.flows.sync import data_sync
 from prefect_datasync.tasks.history import InstanceRecord
 
 __all__ = [
@@ -207,7 +208,7 @@ def cancel_paused(client: SyncPrefectClient, name: str, run: FlowRun) -> None:
     if result.state is None or not result.state.is_cancelled():
         _accepted(result, name, Command.RESTART)
     with contextlib.suppress(Exception):  # what a hook would do, if Prefect called one here
-        hooks.close(None, run, ended)
+        hooks.close(data_sync, run, ended)
 
 
 def _wait_for_lock(job: Job) -> None:

@@ -33,8 +33,8 @@ from prefect_datasync.engine.ports import Applier, Batch, ChangeStream
 from prefect_datasync.engine.writing import Writing
 
 IDLE_POSITION_BYTES = 16 * 1024 * 1024  #: an idle position is recorded after so much WAL ...
-EAGER_ROWS = 5000  #: so many are worth a batch when the target would be idle otherwise
 IDLE_POSITION_S = 10.0  #: ... or so much time, whichever comes first
+EAGER_ROWS = 5000  #: so many are worth a batch when the target would be idle otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +279,6 @@ class Replication:
 
     def _write(self, end: Commit | None) -> None:
         """Hand the fold to the writer, after the batch before it is done."""
-        self._writing.reap(block=True)
         records, size = self._fold.records, self._fold.bytes
         batch = Batch(self._fold.take(), end, records, size, self._transactions)
         self._relid = -1  # the fold hands out tables anew for each batch

@@ -55,7 +55,7 @@ class Writing:
         return 0.0 if self._call is None else self._now() - self._began_at
 
     def begin(self, call: Callable[[], None], then: Callable[[], None] | None = None) -> None:
-        """Begin a call, after the one before it was reaped; *then* is called by `reap` if it succeeds."""
+        """Reap the call before it, then begin this one; *then* is called by `reap` if it succeeds."""
         self.reap(block=True)
         self._then = then
         self._began_at = self._now()

@@ -29,6 +29,7 @@ from prefect_datasync.flows import attempts, hooks
 from prefect_datasync.flows.control import history
 from prefect_datasync.flows.instance_job import InstanceJob, job_of, target_of
 from prefect_datasync.flows.runs import FOLLOWING, current_run, runs_in
+from prefect_datasync.flows.sync import data_sync
 from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
 
 Say = Callable[[str], None]
@@ -188,14 +189,16 @@ def _carry_out(client: SyncPrefectClient, each: JobRun, repair: Repair, say: Say
         done = bring_back(client, each.run.id, state, attempts.BROUGHT_BACK)
     elif repair is Repair.PAUSE:
         done = put(Suspended(message=f"Paused. {GONE}"), force=True)
-    elif repair is Repair.CANCEL:
-        cancelled: State[Any] = Cancelled(message=f"Cancelled. {GONE}")
-        done = put(cancelled, force=True)
+    elif repair in (Repair.CANCEL, Repair.FAIL):
+        end: State[Any] = (
+            Cancelled(message=f"Cancelled. {GONE}")
+            if repair is Repair.CANCEL
+            else Failed(message=str(_nothing_to_go_on_from(name)))
+        )
+        done = put(end, force=True)
         if done:
-            with contextlib.suppress(Exception):  # as after every forced state
-                hooks.close(None, each.run, cancelled)
-    elif repair is Repair.FAIL:
-        done = put(Failed(message=str(_nothing_to_go_on_from(name))), force=True)
+            with contextlib.suppress(Exception):  # Prefect calls no hook when a state was forced
+                hooks.close(data_sync, each.run, end)
     else:
         return False
     if done:

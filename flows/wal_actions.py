@@ -13,9 +13,9 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.states import Failed
 
 from prefect_datasync.engine.errors import DatasyncError, SlotLost
+from prefect_datasync.engine.postgres.holders import while_free
 from prefect_datasync.engine.postgres.session import Server, connect, translating
 from prefect_datasync.engine.postgres.slot import drop_slot, slots_of
-from prefect_datasync.engine.postgres.state import try_lock
 from prefect_datasync.engine.quantities import size
 from prefect_datasync.flows import hooks
 from prefect_datasync.flows.every_job import EachJob
@@ -88,10 +88,7 @@ def _quiet_job(job: EachJob) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
         quiet = True
         with contextlib.suppress(DatasyncError, ValueError):
-            target = target_of(job.parameters)
-            connection = stack.enter_context(connect(target, f"datasync {job.key} guard"))
-            with translating("take the job's lock"):
-                quiet = try_lock(connection, job.key)
+            quiet = stack.enter_context(while_free(target_of(job.parameters), job.key))
         yield quiet
 
 

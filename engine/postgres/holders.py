@@ -73,6 +73,6 @@ def while_free(target: Server, key: str) -> Iterator[bool]:
         TransientError, ConnectFailed: the target does not answer.
     """
     with connect(target, f"datasync {key} look") as connection:
-        with within(LOOK_S, connection):
+        with translating("take the job's lock"), within(LOOK_S, connection):
             free = try_lock(connection, key)
         yield free

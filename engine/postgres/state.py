@@ -145,8 +145,16 @@ def lock(
 
 
 def lock_is_free(target: Server, key: str) -> bool:
-    """Whether no process holds the job. Shares the lock for a moment: two that look do not see each other."""
-    with connect(target, f"datasync {key} look") as connection, within(LOOK_S, connection):
+    """Whether no process holds the job. Shares the lock for a moment: two that look do not see each other.
+
+    Raises:
+        TransientError, ConnectFailed: the target does not answer.
+    """
+    with (
+        connect(target, f"datasync {key} look") as connection,
+        translating("look at the job's lock"),
+        within(LOOK_S, connection),
+    ):
         row = connection.execute(
             "select pg_try_advisory_lock_shared(hashtextextended(%s, 0))", (f"{OUR_SCHEMA}:{key}",)
         ).fetchone()

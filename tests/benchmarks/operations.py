@@ -77,8 +77,8 @@ def operate(ground: Ground, rounds: int) -> None:
         (jobs.restart if number else jobs.start)(job)
         if number:
             copied = f"select instance from prefect_datasync.job where started > now() - interval '{time.monotonic() - began + 1} s'"
-            wait_until(lambda: bool(sql(target, copied)), 0)  # noqa: B023
-        wait_until(lambda: sql(target, "select count(*) > 0 from t") == [(True,)], 0)
+            wait_until(lambda: bool(sql(target, copied)))  # noqa: B023
+        wait_until(lambda: sql(target, "select count(*) > 0 from t") == [(True,)])
         took[what].append(time.monotonic() - began)
         jobs.wait_for_state(job, [jobs.JobState.RUNNING], PATIENCE_S)
         time.sleep(1)
@@ -88,7 +88,7 @@ def operate(ground: Ground, rounds: int) -> None:
         sql(source, f"insert into t values ({number + 1})")
         began = time.monotonic()
         jobs.resume(job)
-        wait_until(lambda: sql(target, "select max(id) from t") == [(number + 1,)], 0)  # noqa: B023
+        wait_until(lambda: sql(target, "select max(id) from t") == [(number + 1,)])  # noqa: B023
         took["resume"].append(time.monotonic() - began)
         jobs.wait_for_state(job, [jobs.JobState.RUNNING], PATIENCE_S)
         jobs.pause(job)
@@ -101,7 +101,7 @@ def operate(ground: Ground, rounds: int) -> None:
             )
 
 
-def wait_until(condition: Callable[[], bool], least_s: float) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     """Until something is so; what cannot be asked yet is not so."""
     import psycopg
 
@@ -111,7 +111,7 @@ def wait_until(condition: Callable[[], bool], least_s: float) -> None:
             if condition():
                 return
         assert time.monotonic() < until, "it never came"
-        time.sleep(max(LOOK_S, least_s))
+        time.sleep(LOOK_S)
 
 
 def rest(ground: Ground, count: int) -> None:
