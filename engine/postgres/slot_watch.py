@@ -15,6 +15,7 @@ from typing import Literal
 from prefect_datasync.engine.postgres.catalog import literal, quote
 from prefect_datasync.engine.postgres.lsn import parse_lsn
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+from prefect_datasync.engine.postgres.severing import within
 from prefect_datasync.engine.postgres.slot import drop_slot
 from prefect_datasync.engine.postgres.state import slug
 from prefect_datasync.engine.wal_growth import Forecast, Mark, forecast
@@ -106,7 +107,7 @@ def look(server: Server) -> SourceLook:
     Raises:
         TransientError, ConnectFailed: it does not answer.
     """
-    with connect(server, "datasync look") as connection:
+    with connect(server, "datasync look") as connection, within(LOOK_MS / 1000, connection):
         return look_over(connection)
 
 
