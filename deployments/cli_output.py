@@ -16,6 +16,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from prefect_datasync.engine.errors import ConfigError
+from prefect_datasync.engine.quantities import count as count
+from prefect_datasync.engine.quantities import milliseconds
 from prefect_datasync.engine.quantities import size as size
 from prefect_datasync.engine.quantities import span as span
 
@@ -98,11 +100,6 @@ def show_fields(fields: Mapping[str, object]) -> None:
 # -- numbers for people --------------------------------------------------------------------------
 
 
-def count(number: float | None) -> str:
-    """E.g. `1,234,567`."""
-    return "-" if number is None else f"{number:,.0f}"
-
-
 def ago(moment: datetime | None, now: datetime | None = None) -> str:
     """E.g. `38 s ago`."""
     if moment is None:
@@ -128,16 +125,11 @@ def copy_line(progress: Mapping[str, Any]) -> str:
 
 def kpi_line(kpis: Mapping[str, Any]) -> str:
     """The six indicators and the verdict, on one line."""
-
-    def ms(name: str) -> str:
-        value = kpis.get(name)
-        return "-" if value is None else f"{value:,} ms"
-
     return "  ".join(
         [
             f"{kpis.get('verdict', '-')}",
-            f"idle {ms('idle_time_ms')}",
-            f"emit {ms('emit_event_time_ms')}",
+            f"idle {milliseconds(kpis.get('idle_time_ms'))}",
+            f"emit {milliseconds(kpis.get('emit_event_time_ms'))}",
             f"{count(kpis.get('instance_records'))} records",
             size(kpis.get("instance_bytes")),
             f"{count(kpis.get('rps'))} rec/s",

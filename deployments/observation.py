@@ -22,9 +22,9 @@ from prefect_datasync.engine.postgres.findings import Finding
 from prefect_datasync.engine.postgres.state import Checkpoint, lock_is_free, read_checkpoint
 from prefect_datasync.engine.verify import VerifyReport
 from prefect_datasync.flows.runs import current_run, instances, runs_of, state_of
-from prefect_datasync.tasks.artifacts import Kind, artifact_key, facts_of, find
+from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
+from prefect_datasync.tasks.board import facts_in
 from prefect_datasync.tasks.history import ENDS, InstanceRecord, read_record, record_of
-from prefect_datasync.tasks.reporting import HEADING
 from prefect_datasync.tasks.wal import JobWal
 
 POLL_S = 0.5
@@ -88,7 +88,7 @@ def status_of(
     message = (run.state.message or "") if run and run.state else ""
     if isinstance(at_target, DatasyncError):
         message = "; ".join(filter(None, (message, at_target.what)))
-    facts = facts_of(reported, HEADING) if reported is not None else {}
+    facts = facts_in(reported) if reported is not None else {}
     progress = {k: v for k, v in facts.items() if k.startswith("copy_")}
     kpis = {k: v for k, v in facts.items() if k not in progress}
     return Status(
@@ -212,7 +212,7 @@ def _counted(
     if not unknown:
         return lines
     reported = {
-        str(artifact.flow_run_id): facts_of(artifact, HEADING)
+        str(artifact.flow_run_id): facts_in(artifact)
         for artifact in find(client, [artifact_key(job.name, Kind.KPIS)], unknown)
     }
     return [

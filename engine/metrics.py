@@ -12,6 +12,7 @@ always a parameter, in seconds of the Unix epoch.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from dataclasses import dataclass
 
@@ -19,6 +20,17 @@ WINDOW_S = 10.0
 POSTGRES_EPOCH_S = 946_684_800  #: 2000-01-01 UTC in Unix seconds
 STALLED_S = 30.0
 BEHIND_MS = 10_000
+
+#: Every verdict, from harmless to bad, and what it means for an operator.
+MEANING = {
+    "no source data": "Everything is in the target; the source has nothing new for this job.",
+    "healthy": "Changes reach the target soon after their commit.",
+    "copying": "The tables are being copied; the stream follows.",
+    "falling behind": "The source commits faster than the target takes it, or catching up goes on.",
+    "reconnecting": "A server does not answer; the job tries again by itself.",
+    "stalled": "Changes wait and nothing is applied: look for a lock or a busy disk at the target.",
+}
+VERDICTS = tuple(MEANING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +47,7 @@ class Kpis:
 
 
 class Meter:
-    """Collects what was applied, and tells the indicators.
+    """Collects what was applied, and tells the indicators; for any number of threads.
 
     Args:
         records, size: what the instance had committed before this process.
@@ -51,26 +63,35 @@ class Meter:
         self._emit_ms: int | None = None
         self._pending_since: float | None = None
         self._advanced = 0.0
+        self._lock = threading.Lock()
 
     def add(self, now: float, records: int, size: int, commit_time_us: int | None = None) -> None:
         """Count one committed step. *commit_time_us*: microseconds since 2000 by the source's clock."""
-        self.records += records
-        self.bytes += size
-        self._advanced = now
-        if records:
-            self._window.append((now, records, size))
-        if commit_time_us is not None and records:
-            self._commit_s = commit_time_us / 1e6 + POSTGRES_EPOCH_S - self.clock_offset_s
-            self._emit_ms = max(0, round((now - self._commit_s) * 1000))
+        with self._lock:
+            self.records += records
+            self.bytes += size
+            self._advanced = now
+            if records:
+                self._window.append((now, records, size))
+            if commit_time_us is not None and records:
+                self._commit_s = commit_time_us / 1e6 + POSTGRES_EPOCH_S
+                self._emit_ms = max(0, round((now - self._committed_at(self._commit_s)) * 1000))
 
-    def recount(self, records: int, size: int) -> None:
-        """Set the counters to what the target holds: after a fault it may be more than was seen."""
-        self.records, self.bytes = records, size
+    def recount(self, records: int, size: int, commit_s: float | None = None) -> None:
+        """Set the counters to what the target holds: after a fault it may be more than was seen.
+
+        Args:
+            commit_s: source commit time of the last applied change, in seconds of the Unix epoch.
+        """
+        with self._lock:
+            self.records, self.bytes = records, size
+            self._commit_s = self._commit_s if commit_s is None else commit_s
 
     def end_copy(self) -> None:
         """The rates from here on are those of the stream."""
-        self.copying = False
-        self._window.clear()
+        with self._lock:
+            self.copying = False
+            self._window.clear()
 
     def waiting(self, now: float, something: bool) -> None:
         """Say whether the source has changes for us that are not applied yet."""
@@ -81,13 +102,17 @@ class Meter:
 
     def kpis(self, now: float) -> Kpis:
         """The indicators and the verdict."""
+        with self._lock:
+            return self._kpis(now)
+
+    def _kpis(self, now: float) -> Kpis:
         while self._window and self._window[0][0] < now - WINDOW_S:
             self._window.popleft()
         span = WINDOW_S
         return Kpis(
             idle_time_ms=None
             if self._commit_s is None
-            else max(0, round((now - self._commit_s) * 1000)),
+            else max(0, round((now - self._committed_at(self._commit_s)) * 1000)),
             emit_event_time_ms=self._emit_ms,
             instance_records=self.records,
             instance_bytes=self.bytes,
@@ -95,6 +120,10 @@ class Meter:
             bps=round(sum(b for _, _, b in self._window) / span, 1),
             verdict=self._verdict(now),
         )
+
+    def _committed_at(self, commit_s: float) -> float:
+        """A time of the source's clock by ours."""
+        return commit_s - self.clock_offset_s
 
     def _verdict(self, now: float) -> str:
         if self.copying:
@@ -106,7 +135,7 @@ class Meter:
             if now - max(self._pending_since, self._advanced) > STALLED_S:
                 return "stalled"
             # Under a steady load something is always on its way: only what is old counts.
-            since = max(self._pending_since, self._commit_s or 0.0)
+            since = max(self._pending_since, self._committed_at(self._commit_s or 0.0))
             return "falling behind" if late or (now - since) * 1000 > BEHIND_MS else "healthy"
         if not self._window:
             return "no source data"

@@ -1,4 +1,4 @@
-"""Numbers for people: bytes and spans of time, short enough for a sentence."""
+"""Numbers for people: counts, bytes and spans of time, short enough for a sentence."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ def size(number: float | None) -> str:
             return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:.1f} TB"
+
+
+def count(number: float | None) -> str:
+    """E.g. `1,234,567`."""
+    return "-" if number is None else f"{number:,.0f}"
+
+
+def milliseconds(number: float | None) -> str:
+    """E.g. `1,234 ms`."""
+    return "-" if number is None else f"{number:,.0f} ms"
 
 
 def span(seconds: float | None) -> str:

@@ -75,7 +75,7 @@ class Replication:
         self._stream, self._target = stream, target
         self._batch_rows, self._batch_bytes = batch_rows, batch_bytes
         self._stop, self._applied, self._now = stop, applied, now
-        self._durable = self._received = position
+        self._durable = self._received = self._reached = position
         self._fold = Fold()
         self._relations: dict[int, Relation] = {}
         self._ignored: set[int] = set()  # relations of the publication that are not ours
@@ -95,6 +95,11 @@ class Replication:
     def pending(self) -> bool:
         """Whether something was received that is not durable yet."""
         return bool(self._begin or self._end or self._writing.busy)
+
+    @property
+    def reached(self) -> int:
+        """Everything that the source committed before this is durable, though a later start may begin earlier."""
+        return max(self._durable, self._reached)
 
     @property
     def writing_s(self) -> float:
@@ -258,6 +263,7 @@ class Replication:
         self._writing.reap(block=False)
         if self.pending or beat.position <= self._durable:
             return
+        self._reached = beat.position
         since = self._now() - self._idle_at
         if (
             since >= IDLE_POSITION_S

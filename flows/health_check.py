@@ -23,9 +23,10 @@ from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.session import Server, connect
 from prefect_datasync.flows.instance_job import source_of, target_of
 from prefect_datasync.flows.runs import current_run, job_deployments, state_of
-from prefect_datasync.tasks.artifacts import Kind, artifact_key, facts_of, find
+from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
+from prefect_datasync.tasks.board import facts_in
+from prefect_datasync.tasks.events import resource
 from prefect_datasync.tasks.prefect_api import quick_client
-from prefect_datasync.tasks.reporting import HEADING, resource
 
 RETRIES = 3
 SILENT_S = 60.0  #: a living instance reports every 2 s
@@ -106,7 +107,7 @@ def _look(client: SyncPrefectClient, deployment: UUID, name: str) -> Health:
     now = datetime.now(UTC)
     told = find(client, [artifact_key(name, Kind.KPIS)], [run.id])
     reported = next((a.updated for a in told if a.updated), None)
-    verdict = facts_of(told[0], HEADING).get("verdict") if told else None
+    verdict = facts_in(told[0]).get("verdict") if told else None
     problems = problems_of(
         state,
         message=run.state.message or "",

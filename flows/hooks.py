@@ -23,9 +23,9 @@ from prefect_datasync.engine.spec import Moment
 from prefect_datasync.flows import user_hooks
 from prefect_datasync.flows.control import settle_paused
 from prefect_datasync.flows.instance_job import InstanceJob, checkpoint_of, job_of
+from prefect_datasync.tasks.events import resource
 from prefect_datasync.tasks.history import ENDS, record_of, write_record
 from prefect_datasync.tasks.prefect_api import quick_client
-from prefect_datasync.tasks.reporting import resource
 
 RETRIES = 2  #: of calls that nobody repeats later
 #: flow run -> `start` or `resume`; from the hook to the body, which runs in the same process.

@@ -156,7 +156,7 @@ def _attempt(
         instance = _open(stack, job, run, source, target, spec, watch, say)
         watch.holds_job()
         reporter = stack.enter_context(open_reporter(job.name, run.id, say))
-        reporter.begin(instance.checkpoint)
+        reporter.begin(instance.sample, instance.checkpoint)
         begun = "resume" if instance.resumed else "start"
         asked = hooks.ENTRY.pop(str(run.id), begun)
         if instance.earlier is not None:
@@ -222,7 +222,7 @@ def _copy(
     while instance.needs_copy and watch.reason() is None:
         try:
             units = instance.prepare()
-            reporter.copying(lambda: (instance.kpis(), instance.progress()))
+            reporter.phase_changed()
             say(f"copying {len(units)} tables and chunks, {spec.copy_workers} at a time")
             copy_all(
                 units,
@@ -238,7 +238,7 @@ def _copy(
             faults += 1
             instance.recover(exc, faults)
         finally:
-            reporter.copying(None)
+            reporter.phase_changed()
 
 
 def _leave(run: FlowRun, watch: StopWatch, where: str, say: Say, wal: PauseWords) -> State[Any]:

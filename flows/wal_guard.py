@@ -37,8 +37,8 @@ from prefect_datasync.flows.every_job import EachJob, every_job
 from prefect_datasync.flows.instance_job import source_of, target_of
 from prefect_datasync.flows.runs import current_run, state_of
 from prefect_datasync.flows.wal_actions import Act, drop_slots, resume
+from prefect_datasync.tasks.events import resource
 from prefect_datasync.tasks.prefect_api import quick_client
-from prefect_datasync.tasks.reporting import resource
 from prefect_datasync.tasks.wal import JobWal, judged, mark_facts
 from prefect_datasync.tasks.wal_table import last_marks, show
 

@@ -27,7 +27,7 @@ PAGE = 200  # the server gives no more at once
 class Kind(StrEnum):
     """What an artifact of a job shows."""
 
-    KPIS = "kpis"  #: table: the six indicators, the verdict and the position
+    KPIS = "kpis"  #: page: the six indicators, the verdict, the last hour; see `tasks.board`
     COPY = "copy"  #: progress of the copy
     WAL = "wal"  #: table: what the source kept at the last pause
     HISTORY = "history"  #: table: how the instance went, written at its end
@@ -35,7 +35,10 @@ class Kind(StrEnum):
     @property
     def prefect_type(self) -> str:
         """How Prefect shows it."""
-        return "progress" if self is Kind.COPY else "table"
+        return _TYPES.get(self, "table")
+
+
+_TYPES = {Kind.KPIS: "markdown", Kind.COPY: "progress"}
 
 
 def artifact_key(job: str, kind: Kind) -> str:

@@ -1,42 +1,43 @@
-"""What a running instance tells Prefect, on a thread of its own: artifacts, events, the checkpoint's copy.
+"""What a running instance tells Prefect, on a thread of its own: its page, its events, the checkpoint's copy.
 
-The data never waits for a report. The thread holds the newest indicators only, so an absent or slow
-server costs reports and nothing else; every error is swallowed and said once.
+The data never waits for a report. The thread asks for a sample in every cycle, so an absent or slow server
+costs reports and nothing else; every error is swallowed and said once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.events import emit_event
 
 from prefect_datasync.blocks.checkpoint import CheckpointMirror
 from prefect_datasync.engine.errors import DatasyncError
-from prefect_datasync.engine.metrics import Kpis
 from prefect_datasync.engine.postgres.state import Checkpoint
-from prefect_datasync.engine.snapshot import CopyProgress
-from prefect_datasync.tasks.artifacts import InstanceArtifact, Kind, table
+from prefect_datasync.engine.sample import Sample
+from prefect_datasync.engine.trend import Minute, Trend, merged
+from prefect_datasync.tasks.artifacts import InstanceArtifact, Kind
+from prefect_datasync.tasks.board import board
+from prefect_datasync.tasks.events import (
+    emit_metrics,
+    emit_minute,
+    emit_watermark,
+    read_minutes,
+)
 from prefect_datasync.tasks.prefect_api import quick_client
 
 CYCLE_S = 2.0
-EVENT_S = 4.0
-LOOK_S = 10.0
+WATERMARK_S = 10.0
 MIRROR_S = 30.0
 LAST_WORDS_S = 5.0  #: how long the end of an attempt waits for its last report
 RETRIES = 1
 STRIKES = 2  #: failing cycles in a row before a word is lost about them
-HEADING = "kpi"
-
-
-def resource(job: str) -> dict[str, str]:
-    """What events of a job are about."""
-    return {"prefect.resource.id": f"datasync.job.{job}", "prefect.resource.name": job}
+HOUR = 60  #: minutes
 
 
 class Reporter:
@@ -47,17 +48,16 @@ class Reporter:
     """
 
     def __init__(self, job: str, run_id: UUID, say: Callable[[str], None]) -> None:
-        self._job, self._say = job, say
-        self._run_id = run_id
-        self._kpis: Kpis | None = None
-        self._progress: Callable[[], tuple[Kpis, CopyProgress]] | None = None
+        self._job, self._run_id, self._say = job, run_id, say
+        self._ask: Callable[[], Sample] | None = None
         self._look: Callable[[], Checkpoint | None] | None = None
-        self._seen: Checkpoint | None = None
-        self._table = InstanceArtifact(job, Kind.KPIS, run_id)
+        self._page = InstanceArtifact(job, Kind.KPIS, run_id)
         self._bar = InstanceArtifact(job, Kind.COPY, run_id)
         self._mirror = CheckpointMirror(job)
         self._mirror_due = True
-        self._looked = self._mirrored = self._emitted = 0.0
+        self._mirrored = self._marked = 0.0
+        self._trend: Trend | None = None
+        self._hour: deque[Minute] | None = None
         self._strikes = 0
         self._ending = False
         self._wake = threading.Event()
@@ -65,19 +65,17 @@ class Reporter:
 
     # -- what the steps call: none of it waits ---------------------------------------------------
 
-    def begin(self, look: Callable[[], Checkpoint | None]) -> None:
-        """Start reporting; *look* reads the checkpoint over a connection of its own."""
-        self._look = look
+    def begin(self, ask: Callable[[], Sample], look: Callable[[], Checkpoint | None]) -> None:
+        """Start reporting.
+
+        Args:
+            ask: gives what is known now, and never waits.
+            look: reads the checkpoint over a connection of its own.
+        """
+        self._ask, self._look = ask, look
+        before = ask().kpis
+        self._trend = Trend(before.instance_records, before.instance_bytes)
         self._thread.start()
-
-    def copying(self, progress: Callable[[], tuple[Kpis, CopyProgress]] | None) -> None:
-        """Ask *progress* in every cycle, until it is None again."""
-        self._progress = progress
-        self.phase_changed()
-
-    def kpis(self, kpis: Kpis) -> None:
-        """The indicators now; only the newest is kept."""
-        self._kpis = kpis
 
     def phase_changed(self) -> None:
         """Write the checkpoint's copy as soon as possible."""
@@ -102,7 +100,7 @@ class Reporter:
                 last = self._ending
                 try:
                     client = client or stack.enter_context(quick_client(RETRIES))
-                    self._cycle(client)
+                    self._cycle(client, last)
                 except Exception as exc:  # noqa: BLE001 - no report may harm the data's way
                     self._failed(exc)
                 else:
@@ -121,52 +119,53 @@ class Reporter:
             self._say("reports to Prefect work again")
         self._strikes = 0
 
-    def _cycle(self, client: SyncPrefectClient) -> None:
-        now = time.monotonic()
-        progress: CopyProgress | None = None
-        if ask := self._progress:
-            self._kpis, progress = ask()
-            percent = round(100 * progress.fraction, 1)
-            self._bar.put(client, percent, f"Copy of {self._job}")
-        self._mirror_checkpoint(client, now)
-        if self._kpis is None:
-            return
-        facts = dict(facts_of(self._kpis, progress, self._seen))
-        self._table.put(client, table(facts.items(), HEADING), f"Indicators of {self._job}")
+    def _cycle(self, client: SyncPrefectClient, last: bool) -> None:
+        assert self._ask is not None
+        assert self._trend is not None
+        sample = self._ask()
+        closed, current = self._trend.add(sample), self._trend.current()
+        hour = self._last_hour(client)
+        done = [each for each in (closed, current if last else None) if each is not None]
+        hour.extend(done)
+        open_now = [current] if current is not None and not last else []
+        shown = merged([*hour, *open_now], int(sample.at), HOUR)
+        if sample.copy is not None:
+            self._bar.put(client, round(100 * sample.copy.fraction, 1), f"Copy of {self._job}")
+        self._page.put(client, board(self._job, sample, shown), f"Indicators of {self._job}")
+        self._mirror_checkpoint(client)
         # Only after a call that worked: during an outage an event takes 7 s to fail, and the queue of
         # them would hold up the end of the process.
-        if now - self._emitted >= EVENT_S:
-            self._emitted = now
-            emit_event("datasync.metrics", resource=resource(self._job), payload=facts)
+        emit_metrics(self._job, str(self._run_id), sample)
+        for minute in done:
+            emit_minute(self._job, minute)
+        self._mark(sample, last)
 
-    def _mirror_checkpoint(self, client: SyncPrefectClient, now: float) -> None:
-        due = self._mirror_due or now - self._mirrored >= MIRROR_S
-        if self._look is None or not (due or now - self._looked >= LOOK_S):
+    def _last_hour(self, client: SyncPrefectClient) -> deque[Minute]:
+        """The minutes that were closed; those of earlier processes are read from Prefect's events once."""
+        if self._hour is None:
+            since = datetime.now(UTC) - timedelta(minutes=HOUR)
+            self._hour = deque(read_minutes(client, self._job, since), maxlen=2 * HOUR)
+        return self._hour
+
+    def _mark(self, sample: Sample, last: bool) -> None:
+        now = time.monotonic()
+        if sample.committed_before is None or sample.position is None:
             return
-        self._looked = now
+        if last or now - self._marked >= WATERMARK_S:
+            self._marked = now
+            emit_watermark(self._job, sample.position, sample.committed_before)
+
+    def _mirror_checkpoint(self, client: SyncPrefectClient) -> None:
+        now = time.monotonic()
+        if self._look is None or not (self._mirror_due or now - self._mirrored >= MIRROR_S):
+            return
         try:
-            self._seen = self._look() or self._seen
+            seen = self._look()
         except DatasyncError:  # the target is away: the stream says so itself
             return
-        if due and self._seen is not None:
+        if seen is not None:
             self._mirror_due, self._mirrored = False, now
-            self._mirror.write(client, self._seen)
-
-
-def facts_of(
-    kpis: Kpis, progress: CopyProgress | None, checkpoint: Checkpoint | None
-) -> Iterator[tuple[str, object]]:
-    """The rows of the table: six indicators and the verdict, then the copy or the position."""
-    yield from dataclasses.asdict(kpis).items()
-    if progress is not None:
-        yield "copy_percent", round(100 * progress.fraction, 1)
-        yield "copy_rows", progress.rows
-        yield "copy_bytes", progress.bytes
-        yield "copy_bytes_total", progress.bytes_total
-        yield "copy_eta_s", None if progress.eta_s is None else round(progress.eta_s)
-        yield "copy_seconds", round(progress.seconds, 1)
-    if checkpoint is not None:
-        yield "position", checkpoint.position
+            self._mirror.write(client, seen)
 
 
 @contextlib.contextmanager

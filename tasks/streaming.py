@@ -17,4 +17,4 @@ def follow(instance: Instance, reporter: Reporter) -> None:
         DatasyncError: a fault that waiting does not heal.
     """
     reporter.phase_changed()
-    instance.stream(reporter.kpis)
+    instance.stream()

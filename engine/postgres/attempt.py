@@ -73,7 +73,8 @@ class Attempt:
         """Set the meter by the job's rows."""
         counted = state.checkpoint(self.hold.connection, self.key)
         if counted is not None:
-            self.meter.recount(counted.records, counted.bytes)
+            committed = counted.last_commit.timestamp() if counted.last_commit else None
+            self.meter.recount(counted.records, counted.bytes, committed)
 
     def application(self, purpose: str) -> str:
         """What the servers show as `application_name`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 
 from prefect_datasync.engine import faults
 from prefect_datasync.engine.postgres import copy_plan, ddl, sequences, slot, state
@@ -18,7 +19,19 @@ from prefect_datasync.engine.postgres.relay import Copied
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
 from prefect_datasync.engine.postgres.table_copy import copy_unit
 from prefect_datasync.engine.postgres.target_table import read_target_tables
+from prefect_datasync.engine.sample import TableCopy
 from prefect_datasync.engine.snapshot import CopyProgress, CopyUnit, progress
+
+
+@dataclass(slots=True)
+class TableShare:
+    """The counters of one table: `moving` are bytes on their way, `units` are still to be copied."""
+
+    rows: int
+    bytes: int
+    total: int
+    units: int
+    moving: int = 0
 
 
 class CopyStage:
@@ -33,6 +46,7 @@ class CopyStage:
         self._lock = threading.Lock()
         self._began = time.monotonic()
         self._rows = self._bytes = self._bytes_before = self._total = self._moving = 0
+        self._shares: dict[Name, TableShare] = {}
 
     # -- before the rows -------------------------------------------------------------------------
 
@@ -76,15 +90,23 @@ class CopyStage:
         for chunk in state.read_chunks(connection, key):
             chunks.setdefault((chunk.schema, chunk.name), []).append(chunk)
         units: list[CopyUnit] = []
+        shares: dict[Name, TableShare] = {}
         self._rows = self._bytes = self._total = 0
         for row in state.read_tables(connection, key):
             table = self._tables.get((row.schema, row.name))
             if table is None or table.kind == "p":
                 continue
             pieces = chunks.get(table.full_name, [])
-            self._rows += row.rows + sum(p.rows for p in pieces)
-            self._bytes += row.bytes + sum(p.bytes for p in pieces)
+            share = shares[table.full_name] = TableShare(
+                rows=row.rows + sum(p.rows for p in pieces),
+                bytes=row.bytes + sum(p.bytes for p in pieces),
+                total=table.bytes,
+                units=sum(p.snapshot_lsn is None for p in pieces) if pieces else 1,
+            )
+            self._rows += share.rows
+            self._bytes += share.bytes
             if row.phase == "copied":
+                share.units = 0
                 self._total += row.bytes
                 continue
             self._total += max(table.bytes, 1)
@@ -101,6 +123,7 @@ class CopyStage:
                 if p.snapshot_lsn is None
             ]
         self._began, self._bytes_before, self._moving = time.monotonic(), self._bytes, 0
+        self._shares = shares
         self._attempt.meter.copying = True
         return sorted(units, key=lambda unit: -unit.bytes_estimate)
 
@@ -109,13 +132,14 @@ class CopyStage:
     def copy(self, unit: CopyUnit) -> Copied:
         """Copy one unit; see `table_copy.copy_unit`."""
         attempt, table = self._attempt, self._tables[unit.schema, unit.name]
-        moved = 0
+        share, moved = self._shares[table.full_name], 0
 
         def progressed(size: int) -> None:
             nonlocal moved
             moved += size
             with self._lock:
                 self._moving += size
+                share.moving += size
 
         alone = unit.chunk is None and table.parent is None
         try:
@@ -134,9 +158,13 @@ class CopyStage:
         finally:
             with self._lock:
                 self._moving -= moved
+                share.moving -= moved
         with self._lock:
             self._rows += copied.rows
             self._bytes += copied.bytes
+            share.rows += copied.rows
+            share.bytes += copied.bytes
+            share.units -= 1
         attempt.meter.add(time.time(), copied.rows, copied.bytes)
         return copied
 
@@ -146,6 +174,20 @@ class CopyStage:
             rows, size = self._rows, self._bytes + self._moving
         seconds = time.monotonic() - self._began
         return progress(rows, size, max(self._total, size), seconds, self._bytes_before)
+
+    def tables(self) -> tuple[TableCopy, ...]:
+        """How far the copy of each table is, by name."""
+        with self._lock:
+            return tuple(
+                TableCopy(
+                    f"{schema}.{name}",
+                    share.rows,
+                    share.bytes + share.moving,
+                    max(share.total, share.bytes + share.moving),
+                    copied=share.units <= 0,
+                )
+                for (schema, name), share in sorted(self._shares.items())
+            )
 
     # -- after the rows --------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@
             for unit in instance.prepare():
                 instance.copy(unit)              # in threads, if you like
             instance.finish_copy()
-        instance.stream(report)
+        instance.stream()
 
 An attempt reads from the job's row whether it starts the instance or goes on with it; nothing in the
 memory of an earlier attempt is needed. Before anything is changed by a start, both servers are checked.
@@ -19,18 +19,22 @@ from collections.abc import Callable, Iterator
 
 from prefect_datasync.engine import faults
 from prefect_datasync.engine.errors import ConfigError, TransientError
-from prefect_datasync.engine.metrics import Kpis, Meter
+from prefect_datasync.engine.metrics import Meter
 from prefect_datasync.engine.postgres import preflight, state
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.copying import CopyStage
 from prefect_datasync.engine.postgres.hold import Hold
+from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.preflight import Finding
 from prefect_datasync.engine.postgres.relay import Copied
 from prefect_datasync.engine.postgres.session import Server
+from prefect_datasync.engine.postgres.source_watch import SourceNow, SourceWatch
 from prefect_datasync.engine.postgres.streaming import StreamStage
-from prefect_datasync.engine.snapshot import CopyProgress, CopyUnit
+from prefect_datasync.engine.sample import Sample
+from prefect_datasync.engine.snapshot import CopyUnit
 from prefect_datasync.engine.spec import SyncSpec
+from prefect_datasync.engine.watermark import Watermark
 
 
 class Instance:
@@ -42,7 +46,17 @@ class Instance:
         self.resumed = resumed  #: the attempt goes on with an instance that had begun before
         self.earlier = earlier  #: what the instance before this one had left when this one began
         self._attempt, self._hold, self._meter = attempt, attempt.hold, attempt.meter
-        self._copying, self._streaming = CopyStage(attempt), StreamStage(attempt)
+        self._watermark = Watermark()
+        self._copying = CopyStage(attempt)
+        self._streaming = StreamStage(attempt, self._watermark)
+        self._watch = SourceWatch(
+            attempt.source,
+            attempt.application("watch"),
+            lambda: self._hold.row.slot,
+            self._looked,
+        )
+        if attempt.spec.mode.streams:
+            self._watch.start()
 
     @property
     def needs_copy(self) -> bool:
@@ -93,24 +107,36 @@ class Instance:
             self._hold.take_over(self._attempt.stop)
             self._attempt.recount()
 
-    def stream(self, report: Callable[[Kpis], None]) -> None:
+    def stream(self) -> None:
         """Follow the source until `stop` answers; reconnects by itself.
-
-        Args:
-            report: told the indicators about every two seconds, on this thread.
 
         Raises:
             DatasyncError: a fault that waiting does not heal.
         """
-        self._streaming.run(report)
+        self._streaming.run()
 
-    def progress(self) -> CopyProgress:
-        """How far the copy is."""
-        return self._copying.progress()
-
-    def kpis(self) -> Kpis:
-        """The indicators now."""
-        return self._meter.kpis(time.time())
+    def sample(self) -> Sample:
+        """What is known now; from any thread, and never waits."""
+        now, source, meter = time.time(), self._watch.latest, self._meter
+        retained = source.retained_bytes if source else None
+        if meter.copying:
+            return Sample(
+                now,
+                meter.kpis(now),
+                retained_bytes=retained,
+                copy=self._copying.progress(),
+                tables=self._copying.tables(),
+            )
+        reached = self._streaming.reached
+        meter.waiting(now, self._streaming.behind)
+        return Sample(
+            now,
+            meter.kpis(now),
+            position=format_lsn(reached) if reached else None,
+            committed_before=self._watermark.reached(reached) if self.needs_stream else None,
+            lag_bytes=max(0, source.end - reached) if source and reached else None,
+            retained_bytes=retained,
+        )
 
     def checkpoint(self) -> state.Checkpoint | None:
         """The job's rows, over a connection of its own; from any thread."""
@@ -119,8 +145,13 @@ class Instance:
     def close(self) -> None:
         """Let snapshot and lock go."""
         faults.reach("pause.before_disconnect")
+        self._watch.close()
         self._copying.close()
         self._hold.close()
+
+    def _looked(self, source: SourceNow) -> None:
+        self._meter.clock_offset_s = source.clock_offset_s
+        self._watermark.looked(source.at, source.end)
 
 
 @contextlib.contextmanager

@@ -103,6 +103,7 @@ class Checkpoint:
     tables: tuple[TableProgress, ...]
     started: datetime
     updated: datetime
+    last_commit: datetime | None = None  #: of the source, by its clock
 
 
 def job_key(name: str, deployment_id: str) -> str:
@@ -230,6 +231,7 @@ def checkpoint(connection: Connection, key: str) -> Checkpoint | None:
         tables=tuple(progress),
         started=job.started.astimezone(UTC),
         updated=job.updated.astimezone(UTC),
+        last_commit=job.last_commit_ts,
     )
 
 

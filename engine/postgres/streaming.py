@@ -8,12 +8,10 @@ the outcome of a COMMIT that was under way), reads the position and goes on from
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from prefect_datasync.engine import faults
 from prefect_datasync.engine.errors import CopyStopped, Fenced, TransientError
 from prefect_datasync.engine.holding import HoldingStream
-from prefect_datasync.engine.metrics import Kpis
 from prefect_datasync.engine.postgres import publication, slot, state
 from prefect_datasync.engine.postgres.apply import PostgresApplier
 from prefect_datasync.engine.postgres.attempt import Attempt
@@ -29,8 +27,9 @@ from prefect_datasync.engine.postgres.target_table import TargetTable, read_targ
 from prefect_datasync.engine.postgres.walsender import Walsender
 from prefect_datasync.engine.snapshot import CopyRule
 from prefect_datasync.engine.stream import Applied, Replication
+from prefect_datasync.engine.watermark import Watermark
 
-REPORT_S = 2.0
+ASK_S = 1.0  #: how often the source is asked how far it is, while a look at it was not reached
 LOOK_S = 0.5  #: how often the job's row is looked at, which also proves the lock
 PUBLICATION_S = 60.0  #: how often the publications are compared with what was recorded
 LONGEST_PAUSE_S = 30.0
@@ -43,26 +42,39 @@ BUSY_S = 3.0  #: how often the source is looked at while the target is busy with
 class StreamStage:
     """One attempt's stream."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, watermark: Watermark) -> None:
         self._attempt, self._hold, self._meter = attempt, attempt.hold, attempt.meter
         self._stop, self._say = attempt.stop, attempt.say
-        self._report: Callable[[Kpis], None] = lambda kpis: None
-        self._reported = self._looked = self._compared = self._asked = self._began = 0.0
+        self._watermark = watermark
+        self._reached = 0
+        self._looked = self._compared = self._asked = self._began = 0.0
+        self._asked_source = 0.0
         self._applying: Connection | None = None
         self._feed: Feed | None = None
         self._holding: HoldingStream | None = None
         self._replication: Replication | None = None
 
-    def run(self, report: Callable[[Kpis], None]) -> None:
-        """Stream until `stop` answers.
+    @property
+    def reached(self) -> int:
+        """Everything that the source committed before this is in the target; from any thread."""
+        replication = self._replication
+        if replication is not None:
+            self._reached = max(self._reached, replication.reached)
+        return max(self._reached, self._hold.row.pos or 0)
 
-        Args:
-            report: told the indicators about every `REPORT_S`.
+    @property
+    def behind(self) -> bool:
+        """Whether the source has changes that are not applied yet; from any thread."""
+        replication, feed = self._replication, self._feed
+        pending = replication is not None and replication.pending
+        return pending or (feed is not None and (feed.lag_bytes or 0) > 0)
+
+    def run(self) -> None:
+        """Stream until `stop` answers.
 
         Raises:
             DatasyncError: a fault that waiting does not heal.
         """
-        self._report = report
         faults = 0
         while self._stop() is None:
             began = time.monotonic()
@@ -98,7 +110,6 @@ class StreamStage:
             publication.check(source, row.publications)
             if system.timeline != row.source_timeline:  # a failover without a loss
                 attempt.hold.set("source_timeline = %s", system.timeline)
-            self._meter.clock_offset_s = clock_offset_s(source)
             tables = {t.relid: t for t in read_tables(source, spec.selects)}
         applying = connect(self._attempt.target, attempt.application("apply"))
         self._applying = applying
@@ -191,18 +202,14 @@ class StreamStage:
         if (asked := self._stop()) is not None:
             return asked
         now = time.monotonic()
-        if now - self._reported >= REPORT_S:
-            self._reported = now
-            replication, feed = self._replication, self._feed
-            busy = replication is not None and replication.pending
-            behind = feed is not None and (feed.lag_bytes or 0) > 0
-            if replication is not None and now - self._began > SOUND_S:
-                self._meter.reconnecting = False
-            self._meter.waiting(time.time(), busy or behind)
-            self._report(self._meter.kpis(time.time()))
         if now - self._looked >= LOOK_S:
             self._looked = now
             self._look()
+            if self._replication is not None and now - self._began > SOUND_S:
+                self._meter.reconnecting = False
+        if now - self._asked_source >= ASK_S and self._feed is not None and self._watermark.waiting:
+            self._asked_source = now
+            self._feed.ask()
         if (
             self._replication is not None
             and self._replication.writing_s > BUSY_S
@@ -265,10 +272,6 @@ class StreamStage:
         until = time.monotonic() + seconds
         while time.monotonic() < until and self._stop() is None:
             time.sleep(0.1)
-            now = time.monotonic()
-            if now - self._reported >= REPORT_S:
-                self._reported = now
-                self._report(self._meter.kpis(time.time()))
 
     def _take_over(self) -> None:
         """Hold the job again, with a new epoch and the position that the target has now."""
@@ -286,11 +289,3 @@ class StreamStage:
                 self._say(str(exc))
                 self._wait(pause)
                 pause = min(LONGEST_PAUSE_S, pause * 2)
-
-
-def clock_offset_s(source: Connection) -> float:
-    """The source's clock minus ours, in seconds, to half a round trip."""
-    before = time.time()
-    row = source.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
-    assert row is not None
-    return float(row[0]) - (before + time.time()) / 2

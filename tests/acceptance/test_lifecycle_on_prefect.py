@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -24,8 +23,9 @@ from prefect_datasync.blocks import PostgresTarget, SyncCheckpoint
 from prefect_datasync.deployments import jobs
 from prefect_datasync.engine.errors import ActionRefused, ControlError
 from prefect_datasync.engine.lifecycle import JobState
-from prefect_datasync.engine.metrics import Kpis
+from prefect_datasync.engine.metrics import Meter
 from prefect_datasync.engine.postgres.session import Server
+from prefect_datasync.engine.sample import Sample
 from prefect_datasync.engine.spec import Mode, SyncSpec
 from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("running_worker")
 SPEC = SyncSpec(tables=("public.*",))
 FULL = SyncSpec(tables=("public.*",), mode=Mode.FULL, copy_workers=1)
 LONG = 60.0
-KPIS = {field.name for field in dataclasses.fields(Kpis)} | {"position"}
+KPIS = set(Sample(0.0, Meter().kpis(0.0)).facts())
 Eventually = Callable[..., None]
 
 

@@ -92,7 +92,7 @@ def main() -> None:
                 list(pool.map(instance.copy, units))
             instance.finish_copy()
         if instance.needs_stream and not asked["leave"]:
-            instance.stream(lambda kpis: None)
+            instance.stream()
     print(
         json.dumps(
             {

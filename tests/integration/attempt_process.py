@@ -85,7 +85,7 @@ def main() -> None:
         except CopyStopped:
             pass
         if instance.needs_stream:
-            instance.stream(lambda kpis: None)
+            instance.stream()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     say(json.dumps({"peak_mb": peak // 1024}))
 

@@ -14,9 +14,10 @@ import psycopg
 
 from prefect_datasync.engine.errors import CopyStopped, TransientError
 from prefect_datasync.engine.metrics import Kpis
-from prefect_datasync.engine.postgres.instance import open_instance
+from prefect_datasync.engine.postgres.instance import Instance, open_instance
 from prefect_datasync.engine.postgres.session import Server, connect
 from prefect_datasync.engine.postgres.verifying import verify
+from prefect_datasync.engine.sample import Sample
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.engine.verify import VerifyReport
 
@@ -31,10 +32,22 @@ class Attempt:
     def __init__(self, source: Server, target: Server, spec: SyncSpec, instance: str) -> None:
         self.source, self.target, self.spec, self.instance = source, target, spec, instance
         self.said: list[str] = []
-        self.kpis: Kpis | None = None
+        self._instance: Instance | None = None
+        self._last: Sample | None = None
         self.error: BaseException | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def sample(self) -> Sample | None:
+        """What is known of it now, or was at its end."""
+        return self._last or (self._instance.sample() if self._instance else None)
+
+    @property
+    def kpis(self) -> Kpis | None:
+        """Its indicators, once it holds the job."""
+        sample = self.sample
+        return sample.kpis if sample else None
 
     def run(self) -> None:
         """Run to the end on this thread.
@@ -98,9 +111,6 @@ class Attempt:
             self.error = exc
 
     def _attempt(self) -> None:
-        def report(kpis: Kpis) -> None:
-            self.kpis = kpis
-
         with open_instance(
             KEY,
             self.instance,
@@ -110,6 +120,7 @@ class Attempt:
             stop=self._asked,
             say=self.said.append,
         ) as instance:
+            self._instance = instance
             while instance.needs_copy and self._asked() is None:
                 try:
                     units = instance.prepare()
@@ -119,8 +130,8 @@ class Attempt:
                 except TransientError as fault:
                     instance.recover(fault, 1)
             if instance.needs_stream:
-                instance.stream(report)
-            self.kpis = instance.kpis()
+                instance.stream()
+            self._last = instance.sample()
 
 
 @contextlib.contextmanager

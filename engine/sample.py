@@ -1,0 +1,69 @@
+"""What is known of a running instance at one moment: screens, events and alerts are all made of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from prefect_datasync.engine.metrics import Kpis
+from prefect_datasync.engine.snapshot import CopyProgress
+
+
+@dataclass(frozen=True, slots=True)
+class TableCopy:
+    """How far the copy of one table is; `bytes_total` is an estimate until it is copied."""
+
+    name: str
+    rows: int
+    bytes: int
+    bytes_total: int
+    copied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One moment of an instance.
+
+    Attributes:
+        at: seconds of the Unix epoch, by the clock of the instance's machine.
+        position: LSN as text, up to which every source commit is in the target; None during the copy.
+        committed_before: what the source had committed by then is in the target: seconds of the Unix
+            epoch by the same clock as `at`; None until it is known.
+        lag_bytes: WAL at the source after `position`.
+        retained_bytes: WAL that the source keeps for the job.
+        copy, tables: only while it copies.
+    """
+
+    at: float
+    kpis: Kpis
+    position: str | None = None
+    committed_before: float | None = None
+    lag_bytes: int | None = None
+    retained_bytes: int | None = None
+    copy: CopyProgress | None = None
+    tables: tuple[TableCopy, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """As one flat object for JSON, tables excepted; times in seconds or ms as the names say."""
+        facts: dict[str, Any] = {
+            "at": round(self.at, 3),
+            **dataclasses.asdict(self.kpis),
+            "position": self.position,
+            "committed_before": None
+            if self.committed_before is None
+            else round(self.committed_before, 3),
+            "lag_bytes": self.lag_bytes,
+            "retained_bytes": self.retained_bytes,
+        }
+        if self.copy is not None:
+            eta = self.copy.eta_s
+            facts |= {
+                "copy_percent": round(100 * self.copy.fraction, 1),
+                "copy_rows": self.copy.rows,
+                "copy_bytes": self.copy.bytes,
+                "copy_bytes_total": self.copy.bytes_total,
+                "copy_eta_s": None if eta is None else round(eta),
+                "copy_seconds": round(self.copy.seconds, 1),
+            }
+        return facts

@@ -1,0 +1,122 @@
+"""The page of an instance in Prefect's UI: indicators, verdict, copy, the last hour, what the source keeps.
+
+It is a Markdown artifact that is changed in place. Its pictures are in it, and so are the facts for
+programs: in a comment that no browser shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from prefect.client.schemas.objects import Artifact
+
+from prefect_datasync.engine.metrics import MEANING
+from prefect_datasync.engine.plot import data_uri, svg
+from prefect_datasync.engine.quantities import count, milliseconds, size, span
+from prefect_datasync.engine.sample import Sample, TableCopy
+from prefect_datasync.engine.trend import Minute
+
+OPEN, CLOSE = "<!-- datasync ", " -->"
+TABLES = 50  #: shown at most
+BLUE, ORANGE = "#3b82f6", "#f59e0b"
+
+
+def board(job: str, sample: Sample, hour: Sequence[Minute | None]) -> str:
+    """The page.
+
+    Args:
+        hour: the last minutes, None where nothing is known.
+    """
+    return "\n".join(_page(job, sample, hour))
+
+
+def facts_in(artifact: Artifact) -> dict[str, Any]:
+    """The facts that `board` had put into a page; empty when it holds something else."""
+    _, opened, rest = str(artifact.data or "").partition(OPEN)
+    text, closed, _ = rest.partition(CLOSE)
+    if not (opened and closed):
+        return {}
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _page(job: str, sample: Sample, hour: Sequence[Minute | None]) -> Iterator[str]:
+    kpis = sample.kpis
+    yield f"## {job}: {kpis.verdict}"
+    yield ""
+    yield MEANING[kpis.verdict]
+    yield ""
+    yield from _table(
+        ("Indicator", "Now"),
+        [
+            ("Idle Time", milliseconds(kpis.idle_time_ms)),
+            ("Emit Event Time", milliseconds(kpis.emit_event_time_ms)),
+            ("Instance Records", count(kpis.instance_records)),
+            ("Instance Bytes", size(kpis.instance_bytes)),
+            ("Instance RPS", f"{count(kpis.rps)} records/s"),
+            ("Instance BPS", f"{size(kpis.bps)}/s"),
+            ("Position", sample.position or "-"),
+            ("WAL to apply", size(sample.lag_bytes)),
+            ("WAL the source keeps", size(sample.retained_bytes)),
+        ],
+    )
+    if sample.copy is not None:
+        eta = sample.copy.eta_s
+        yield (
+            f"### Copy: {100 * sample.copy.fraction:.0f} %, {count(sample.copy.rows)} rows,"
+            f" {size(sample.copy.bytes)} of {size(sample.copy.bytes_total)}"
+            + ("" if eta is None else f", about {span(eta)} left")
+        )
+        yield ""
+        yield from _tables(sample.tables)
+    if any(hour):
+        yield "### The last hour"
+        yield ""
+        rates = [None if each is None else each.rps for each in hour]
+        lags = [None if each is None else each.emit_event_time_ms for each in hour]
+        yield _picture("records a second", rates, count(_highest(rates)), BLUE)
+        if any(lag is not None for lag in lags):
+            yield ""
+            yield _picture("emit event time", lags, milliseconds(_highest(lags)), ORANGE)
+        yield ""
+    # "--" would end the comment; in JSON it can be written otherwise
+    yield OPEN + json.dumps(sample.facts()).replace("--", "-\\u002d") + CLOSE
+
+
+def _tables(tables: Sequence[TableCopy]) -> Iterator[str]:
+    """The tables on their way first, then those that wait, the largest first."""
+    ordered = sorted(tables, key=lambda t: (t.copied, t.bytes == 0, -t.bytes_total, t.name))
+    rows = [
+        (
+            f"`{each.name.replace('|', '¦').replace('`', chr(39))}`",
+            "copied" if each.copied else f"{100 * each.bytes / max(1, each.bytes_total):.0f} %",
+            count(each.rows),
+            size(each.bytes),
+        )
+        for each in ordered[:TABLES]
+    ]
+    yield from _table(("Table", "Copied", "Rows", "Bytes"), rows)
+    if len(tables) > TABLES:
+        yield f"and {len(tables) - TABLES} more tables"
+        yield ""
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield "|---|" + "---:|" * (len(columns) - 1)
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+    yield ""
+
+
+def _picture(title: str, values: Sequence[float | None], highest: str, color: str) -> str:
+    return f"![{title}]({data_uri(svg(title, values, highest, color))})"
+
+
+def _highest(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
