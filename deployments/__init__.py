@@ -4,12 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prefect_datasync.deployments.jobs import (
+        Freshness,
         InstanceRecord,
         Job,
         Status,
         check,
         create_job,
         delete,
+        freshness,
         get_job,
         history,
         list_jobs,
@@ -21,16 +23,19 @@ if TYPE_CHECKING:
         status,
         statuses,
         verify,
+        wait_for,
         wait_for_state,
     )
 
 __all__ = [
+    "Freshness",
     "InstanceRecord",
     "Job",
     "Status",
     "check",
     "create_job",
     "delete",
+    "freshness",
     "get_job",
     "history",
     "list_jobs",
@@ -42,6 +47,7 @@ __all__ = [
     "status",
     "statuses",
     "verify",
+    "wait_for",
     "wait_for_state",
 ]
 

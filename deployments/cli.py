@@ -7,13 +7,12 @@ standard error. Prefect is imported by the commands that need it, so help and mi
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from prefect_datasync.deployments import cli_jobs, cli_maintenance, cli_wal
+from prefect_datasync.deployments import cli_jobs, cli_live, cli_maintenance, cli_wal
 from prefect_datasync.deployments.cli_connections import connections
 from prefect_datasync.deployments.cli_output import (
     Json,
@@ -53,6 +52,8 @@ app.command(cli_jobs.app)
 app.command(cli_jobs.delete, name="delete")
 app.command(cli_maintenance.app)
 app.command(cli_wal.orphans)
+app.command(cli_live.watch)
+app.command(cli_live.metrics)
 
 
 @app.command
@@ -146,27 +147,6 @@ def status(name: str | None = None, *, json: Json = False) -> None:
     found = jobs.statuses()
     columns = ("job", "state", "since", "records", "rec/s", "idle ms", "verdict")
     answer(found, json, lambda: show_table(columns, list(map(_line, found)), nothing="No job."))
-
-
-@app.command
-def watch(
-    name: str,
-    *,
-    every: Annotated[float, Parameter(help="Seconds between two looks.")] = 2.0,
-    json: Json = False,
-) -> None:
-    """Show a job's indicators again and again, until Ctrl-C; with --json one object a line."""
-    import json as json_module
-
-    from prefect_datasync.deployments import jobs
-
-    while True:
-        now = jobs.status(name)
-        if json:
-            print(json_module.dumps(plain(now)), flush=True)
-        else:
-            print(f"{time.strftime('%H:%M:%S')}  {now.state}  {_doing(now)}", flush=True)
-        time.sleep(every)
 
 
 @app.command
@@ -267,12 +247,6 @@ def show_report(report: VerifyReport, write: Callable[[str], object] = print) ->
 
 def _quiet(sentence: str) -> None:
     """Told to nobody."""
-
-
-def _doing(now: Status) -> str:
-    if now.progress:
-        return copy_line(now.progress)
-    return kpi_line(now.kpis) if now.kpis else now.message
 
 
 def _line(now: Status) -> tuple[object, ...]:

@@ -28,6 +28,7 @@ from prefect_datasync.deployments.definitions import (
     target_server,
 )
 from prefect_datasync.deployments.deletion import delete
+from prefect_datasync.deployments.freshness import Freshness, freshness, wait_for
 from prefect_datasync.deployments.observation import (
     Status,
     check,
@@ -50,12 +51,14 @@ from prefect_datasync.flows.sync import data_sync
 from prefect_datasync.tasks.history import InstanceRecord
 
 __all__ = [
+    "Freshness",
     "InstanceRecord",
     "Job",
     "Status",
     "check",
     "create_job",
     "delete",
+    "freshness",
     "get_job",
     "history",
     "list_jobs",
@@ -67,6 +70,7 @@ __all__ = [
     "status",
     "statuses",
     "verify",
+    "wait_for",
     "wait_for_state",
 ]
 

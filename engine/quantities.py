@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
 
 def size(number: float | None) -> str:
     """Bytes, e.g. `35.2 MB`."""
@@ -36,3 +40,9 @@ def span(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def seconds(text: str) -> float | None:
+    """A span of time as people write it: `90s`, `5m`, `1h`, `2d`; None when it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
+    return None if match is None else float(match[1]) * _UNITS[match[2]]

@@ -92,15 +92,18 @@ class Trend:
         )
 
 
-def merged(minutes: Iterable[Minute], until: int, count: int) -> list[Minute | None]:
-    """The last *count* minutes up to the one of *until*, None where nothing is known.
-
-    Two parts of one minute, before and after a pause, become one.
-    """
+def joined(minutes: Iterable[Minute]) -> list[Minute]:
+    """In order; the parts of one minute, before and after a pause, become one."""
     found: dict[int, Minute] = {}
     for each in minutes:
         known = found.get(each.at)
         found[each.at] = each if known is None else _together(known, each)
+    return [found[at] for at in sorted(found)]
+
+
+def merged(minutes: Iterable[Minute], until: float, count: int) -> list[Minute | None]:
+    """The last *count* minutes up to the one of *until*, None where nothing is known."""
+    found = {each.at: each for each in joined(minutes)}
     last = _minute(until)
     return [found.get(last - MINUTE_S * back) for back in reversed(range(count))]
 

@@ -23,6 +23,7 @@ from prefect.events.filters import (
 from prefect_datasync.engine.sample import Sample
 from prefect_datasync.engine.trend import Minute
 
+RESOURCE = "datasync.job."  #: what events of a job are about, before its name
 METRICS = "datasync.metrics"
 MINUTE = "datasync.metrics.minute"
 WATERMARK = "datasync.watermark"
@@ -32,7 +33,7 @@ TABLES = 50  #: in an event
 
 def resource(job: str) -> dict[str, str]:
     """What events of a job are about."""
-    return {"prefect.resource.id": f"datasync.job.{job}", "prefect.resource.name": job}
+    return {"prefect.resource.id": RESOURCE + job, "prefect.resource.name": job}
 
 
 def emit_metrics(job: str, instance: str, sample: Sample) -> None:
@@ -64,7 +65,7 @@ def read_minutes(client: SyncPrefectClient, job: str, since: datetime) -> list[M
     """The summaries of a job since a moment, the oldest first."""
     where = EventFilter(
         event=EventNameFilter(name=[MINUTE]),
-        resource=EventResourceFilter(id=[f"datasync.job.{job}"]),
+        resource=EventResourceFilter(id=[RESOURCE + job]),
         occurred=EventOccurredFilter(since=since, until=datetime.now(UTC)),
         order=EventOrder.ASC,
     )

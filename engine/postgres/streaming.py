@@ -64,10 +64,11 @@ class StreamStage:
 
     @property
     def behind(self) -> bool:
-        """Whether the source has changes that are not applied yet; from any thread."""
+        """Whether the source has, or may have, changes that are not applied yet; from any thread."""
         replication, feed = self._replication, self._feed
-        pending = replication is not None and replication.pending
-        return pending or (feed is not None and (feed.lag_bytes or 0) > 0)
+        if replication is None or feed is None:  # between two sessions, nobody knows
+            return True
+        return replication.pending or (feed.lag_bytes or 0) > 0
 
     def run(self) -> None:
         """Stream until `stop` answers.

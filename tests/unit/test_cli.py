@@ -39,6 +39,7 @@ COMMANDS = (
     ["retry"],
     ["status"],
     ["watch"],
+    ["metrics"],
     ["history"],
     ["verify"],
     ["orphans"],

@@ -1,0 +1,212 @@
+"""All jobs, or one, as they are from moment to moment: told by Prefect's events, never by a database.
+
+Indicators come with the events that jobs emit every two seconds. States are read from Prefect every few
+seconds: a job that emits nothing (it is paused, or its machine is gone) has one too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.events import Event, get_events_subscriber
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+
+from prefect_datasync.deployments.control_plane import control_plane
+from prefect_datasync.deployments.definitions import Job, jobs_in, read_job
+from prefect_datasync.engine.errors import ControlError
+from prefect_datasync.engine.lifecycle import JobState
+from prefect_datasync.engine.trend import Minute, merged
+from prefect_datasync.flows.runs import current_runs, state_of
+from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
+from prefect_datasync.tasks.board import facts_in
+from prefect_datasync.tasks.events import METRICS, RESOURCE, read_minutes
+
+STATES_S = 3.0
+HOUR_S = 60.0  #: how often the minutes of one job are read again
+RECENT = 60  #: events remembered per job: two minutes
+AGAIN_S = 2.0
+
+
+@dataclass(slots=True)
+class LiveJob:
+    """One job now.
+
+    Attributes:
+        facts: the newest indicators, see `Sample.facts`; of an event also `tables`.
+        rates, emits: records a second and emit event times of the last events.
+        hour: the last 60 minutes; empty unless one job is watched.
+    """
+
+    name: str
+    state: JobState
+    since: datetime | None = None
+    message: str = ""
+    instance: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    rates: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    emits: deque[float | None] = field(default_factory=lambda: deque(maxlen=RECENT))
+    hour: list[Minute | None] = field(default_factory=list)
+
+    @property
+    def lives(self) -> bool:
+        """Whether its indicators are of now."""
+        return self.state in (JobState.INITIALIZING, JobState.RUNNING, JobState.PAUSING)
+
+
+class Live:
+    """What is known of the jobs; made by `live`.
+
+    Attributes:
+        problem: why nothing new is known at the moment; None when all is well.
+        changed: set whenever something has changed.
+    """
+
+    def __init__(self, names: list[str] | None) -> None:
+        self.problem: str | None = None
+        self.changed = threading.Event()
+        self._names = names
+        self._jobs: dict[str, LiveJob] = {}
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        self._minutes_at = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    def jobs(self) -> list[LiveJob]:
+        """The jobs by name; they change under the reader's hands, number by number."""
+        with self._lock:
+            return [self._jobs[name] for name in sorted(self._jobs)]
+
+    # -- states, by asking -----------------------------------------------------------------------
+
+    def read(self) -> None:
+        """Read states, and the indicators of jobs that no event has told of yet.
+
+        Raises:
+            ControlError: NO_SUCH_JOB, or Prefect is away.
+        """
+        with control_plane() as client:
+            jobs = [read_job(client, n) for n in self._names] if self._names else jobs_in(client)
+            runs = current_runs(client, [UUID(job.deployment_id) for job in jobs])
+            with self._lock:
+                gone = set(self._jobs) - {job.name for job in jobs}
+                for name in gone:
+                    del self._jobs[name]
+                for job in jobs:
+                    self._take(job, runs[UUID(job.deployment_id)])
+            self._fill(client, [run for run in runs.values() if run])
+        self.changed.set()
+
+    def _take(self, job: Job, run: FlowRun | None) -> None:
+        live = self._jobs.setdefault(job.name, LiveJob(job.name, JobState.NEVER_STARTED))
+        live.state = state_of(run, lock_held=False)
+        live.since = run.state.timestamp if run and run.state else None
+        live.message = (run.state.message or "") if run and run.state else ""
+        instance = str(run.id) if run else None
+        if instance != live.instance:
+            live.instance, live.facts = instance, {}
+
+    def _fill(self, client: SyncPrefectClient, runs: list[FlowRun]) -> None:
+        unknown = [job for job in self.jobs() if not job.facts and job.instance]
+        if unknown and runs:
+            keys = [artifact_key(job.name, Kind.KPIS) for job in unknown]
+            pages = {str(p.flow_run_id): p for p in find(client, keys, [run.id for run in runs])}
+            for job in unknown:
+                if job.instance in pages and not job.facts:
+                    job.facts = facts_in(pages[job.instance])
+        if self._names and time.monotonic() - self._minutes_at > HOUR_S:
+            self._minutes_at = time.monotonic()
+            since = datetime.now(UTC) - timedelta(hours=1)
+            for job in self.jobs():
+                minutes = read_minutes(client, job.name, since)
+                job.hour = merged(minutes, int(time.time()), 60)
+
+    def _ask(self) -> None:
+        while not self._end.wait(STATES_S):
+            try:
+                self.read()
+                self.problem = None
+            except ControlError as exc:
+                self.problem = exc.what
+                self.changed.set()
+
+    # -- indicators, by listening ----------------------------------------------------------------
+
+    def _listen(self) -> None:
+        asyncio.run(self._hear_until_the_end())
+
+    async def _hear_until_the_end(self) -> None:
+        self._loop, self._listening = asyncio.get_running_loop(), asyncio.current_task()
+        with contextlib.suppress(asyncio.CancelledError):
+            while not self._end.is_set():
+                with contextlib.suppress(Exception):  # Prefect is away: `_ask` says so
+                    await self._hear()
+                await asyncio.sleep(AGAIN_S)
+
+    async def _hear(self) -> None:
+        where = EventFilter(
+            event=EventNameFilter(name=[METRICS]),
+            resource=EventResourceFilter(
+                id=[RESOURCE + name for name in self._names] if self._names else None,
+                id_prefix=None if self._names else [RESOURCE],
+            ),
+        )
+        async with get_events_subscriber(filter=where, reconnect_on_clean_close=True) as events:
+            async for event in events:
+                self._heard(event)
+
+    def _heard(self, event: Event) -> None:
+        with self._lock:
+            job = self._jobs.get(event.resource.id.removeprefix(RESOURCE))
+            if job is None:
+                return
+            facts = dict(event.payload)
+            job.facts = facts
+            job.rates.append(float(facts.get("rps") or 0.0))
+            job.emits.append(facts.get("emit_event_time_ms"))
+        self.changed.set()
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Read once, then listen and ask until `close`.
+
+        Raises:
+            ControlError: as `read`.
+        """
+        self.read()
+        for work in (self._ask, self._listen):
+            threading.Thread(target=work, name="datasync live", daemon=True).start()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._end.set()
+        if self._loop is not None and self._listening is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has ended
+                self._loop.call_soon_threadsafe(self._listening.cancel)
+
+
+@contextlib.contextmanager
+def live(name: str | None) -> Iterator[Live]:
+    """The job of this name, or all jobs, live inside the block.
+
+    Raises:
+        ControlError: NO_SUCH_JOB, or Prefect is away at the start.
+    """
+    found = Live([name] if name else None)
+    found.start()
+    try:
+        yield found
+    finally:
+        found.close()
