@@ -11,7 +11,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-LOOKS = 1000  #: kept at most; when there are more, every second one is forgotten and fewer are taken
+LOOKS = (
+    1000  #: kept at most; when there are more, every second one is forgotten and fewer are taken
+)
 
 _PAGE = 8192
 _HEADERS = (24, 40)  # of a WAL page, and of the first one of a segment

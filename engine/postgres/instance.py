@@ -36,6 +36,8 @@ from prefect_datasync.engine.snapshot import CopyUnit
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.engine.watermark import Watermark
 
+COPYING = ("creating", "copying")  #: phases of a job's row
+
 
 class Instance:
     """An open attempt; made by `open_instance`."""
@@ -61,7 +63,7 @@ class Instance:
     @property
     def needs_copy(self) -> bool:
         """Whether the copy stage is not finished."""
-        return self._hold.row.phase in ("creating", "copying")
+        return self._hold.row.phase in COPYING
 
     @property
     def needs_stream(self) -> bool:
@@ -119,14 +121,10 @@ class Instance:
         """What is known now; from any thread, and never waits."""
         now, source, meter = time.time(), self._watch.latest, self._meter
         retained = source.retained_bytes if source else None
-        if meter.copying:
-            return Sample(
-                now,
-                meter.kpis(now),
-                retained_bytes=retained,
-                copy=self._copying.progress(),
-                tables=self._copying.tables(),
-            )
+        if self.needs_copy:
+            tables = self._copying.tables()
+            copy = self._copying.progress() if tables else None
+            return Sample(now, meter.kpis(now), retained_bytes=retained, copy=copy, tables=tables)
         reached = self._streaming.reached
         meter.waiting(now, self._streaming.behind)
         return Sample(
@@ -195,6 +193,7 @@ def open_instance(
                 hold.begin_instance()
             attempt = Attempt(hold, source, target, spec, stop, say, Meter())
             attempt.recount()
+        attempt.meter.copying = hold.row.phase in COPYING
         instance = Instance(attempt, resumed=resumed, earlier=earlier)
         try:
             yield instance

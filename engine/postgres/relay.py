@@ -27,6 +27,7 @@ BUFFER_BYTES = 1 << 20
 PATIENCE_S = 0.25  #: how often a silent socket lets `stop` be asked
 
 _length = struct.Struct(">I").unpack_from
+BINARY, TEXT = "(FORMAT binary)", "(FORMAT text)"  #: a COPY that is relayed ends with one of them
 _DATA, _DONE, _ERROR, _READY = b"dcEZ"
 
 
@@ -190,7 +191,10 @@ def _relay_frames(
     finally:
         src.close()
         dst.close()
-    return Copied(_same_rows(out, into), total)
+    rows = _same_rows(out, into)
+    # A frame has a head of 5 bytes. There is one for each row, and one for the end of the binary form.
+    frames = rows + copy_out.endswith(BINARY)
+    return Copied(rows, max(0, total - 5 * frames))
 
 
 def _forward(

@@ -46,7 +46,7 @@ def changes(rows: list[bytes], decoder: Decoder) -> Iterator[Change]:
             run.append(found.groups(NULL_BINARY))
             run_bytes += len(row)
             if len(run) >= RUN_ROWS:
-                yield Inserts(relid, run, run_bytes)
+                yield Inserts(relid, run, run_bytes - _BEFORE * len(run))
                 run, run_bytes = [], 0
             continue
         if len(row) <= _BEFORE:
@@ -61,7 +61,7 @@ def changes(rows: list[bytes], decoder: Decoder) -> Iterator[Change]:
         if isinstance(change, Insert):
             if message[:6] != head:
                 if run:
-                    yield Inserts(relid, run, run_bytes)
+                    yield Inserts(relid, run, run_bytes - _BEFORE * len(run))
                     run, run_bytes = [], 0
                 head, relid = message[:6], change.relid
             matches = quick(relid)
@@ -69,11 +69,11 @@ def changes(rows: list[bytes], decoder: Decoder) -> Iterator[Change]:
             run_bytes += len(row)
             continue
         if run:
-            yield Inserts(relid, run, run_bytes)
+            yield Inserts(relid, run, run_bytes - _BEFORE * len(run))
             run, run_bytes = [], 0
         yield change  # type: ignore[misc]
     if run:
-        yield Inserts(relid, run, run_bytes)
+        yield Inserts(relid, run, run_bytes - _BEFORE * len(run))
 
 
 def _not_a_value() -> ProtocolError:

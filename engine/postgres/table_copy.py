@@ -14,7 +14,7 @@ from prefect_datasync.engine.errors import CopyStopped, TransientError
 from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.catalog import Table, quote
 from prefect_datasync.engine.postgres.lsn import format_lsn
-from prefect_datasync.engine.postgres.relay import Copied, relay
+from prefect_datasync.engine.postgres.relay import BINARY, TEXT, Copied, relay
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.postgres.state import fenced
 from prefect_datasync.engine.snapshot import CopyUnit
@@ -45,7 +45,7 @@ def copy_unit(
     if stop() is not None:
         raise CopyStopped("the copy was asked to stop")
     columns = ", ".join(quote(c.name) for c in table.stored_columns)
-    form = "(FORMAT binary)" if binary else "(FORMAT text)"
+    form = BINARY if binary else TEXT
     copy_in = f"COPY {table.qualified} ({columns}) FROM STDIN {form}"
     where = f"copy of {unit.label}"
     out = connect(source, f"datasync {key} copy")

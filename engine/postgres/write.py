@@ -27,6 +27,7 @@ from prefect_datasync.engine.postgres.copy_format import (
     text_rows,
     unescaped,
 )
+from prefect_datasync.engine.postgres.copy_in import copy_in
 from prefect_datasync.engine.postgres.target_table import Binding
 
 FEW_ROWS = 12  #: up to so many rows of a merge are written one by one
@@ -296,9 +297,7 @@ class Writer:
         if started.status != pq.ExecStatus.COPY_IN:
             _checked(pg, started)
         data = binary_rows(rows) if self._binary else text_rows(rows)
-        pg.put_copy_data(data)
-        pg.put_copy_end()
-        result = _checked(pg, pg.get_result())
+        result = _checked(pg, copy_in(pg, data))
         while pg.get_result() is not None:
             pass
         if result.command_tuples != len(rows):

@@ -88,3 +88,24 @@ def test_a_stop_while_the_copy_waits_for_a_lock_is_answered(both):
         assert attempt.pause() < 8
     assert gone(source)
     assert gone(target)
+
+
+def test_the_process_stays_awake_while_the_target_is_slow_at_a_copy(both):
+    source, target = both
+    with running(source, target, SyncSpec()) as attempt:
+        assert attempt.verify().equal
+        execute(
+            target,
+            "create function slow() returns trigger language plpgsql as"
+            " $$begin perform pg_sleep(0.02); return new; end$$",
+            "create trigger slow before insert on t for each row execute function slow()",
+            "alter table t enable always trigger slow",
+        )
+        execute(source, "insert into t select -g, 'x' from generate_series(1, 100) g")
+        longest = 0.0
+        until, at = time.monotonic() + 3, time.monotonic()
+        while time.monotonic() < until:
+            time.sleep(0.01)
+            longest, at = max(longest, time.monotonic() - at), time.monotonic()
+        assert longest < 0.5  # the COPY takes 2 s
+        assert attempt.verify().equal

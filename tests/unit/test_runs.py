@@ -67,7 +67,7 @@ def test_a_block_says_what_its_messages_say(history, learn, longest):
         assert flat(found) == flat([one_by_one.decode(each) for each in messages])
         inserts = [change for change in found if isinstance(change, Inserts)]
         assert sum(i.size for i in inserts) == sum(
-            len(each) + 6 for each in messages if each[0] == ord("I")
+            len(each) for each in messages if each[0] == ord("I")
         )
 
 
