@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 import time
 from collections import deque
@@ -187,7 +188,10 @@ class Live:
         """
         self.read()
         for work in (self._ask, self._listen):
-            threading.Thread(target=work, name="datasync live", daemon=True).start()
+            within = contextvars.copy_context()  # Prefect's settings may be of this block only
+            threading.Thread(
+                target=within.run, args=(work,), name="datasync live", daemon=True
+            ).start()
 
     def close(self) -> None:
         """Listen no more."""
