@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from prefect_datasync.deployments import cli_jobs, cli_live, cli_maintenance, cli_wal
+from prefect_datasync.deployments import cli_exporter, cli_jobs, cli_live, cli_maintenance, cli_wal
 from prefect_datasync.deployments.cli_connections import connections
 from prefect_datasync.deployments.cli_output import (
     Json,
@@ -54,6 +54,7 @@ app.command(cli_maintenance.app)
 app.command(cli_wal.orphans)
 app.command(cli_live.watch)
 app.command(cli_live.metrics)
+app.command(cli_exporter.exporter)
 
 
 @app.command

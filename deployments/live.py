@@ -16,21 +16,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun
 from prefect.events import Event, get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
 from prefect_datasync.deployments.control_plane import control_plane
-from prefect_datasync.deployments.definitions import Job, jobs_in, read_job
+from prefect_datasync.deployments.glance import LIVING, Glance, glances
 from prefect_datasync.engine.errors import ControlError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.trend import Minute, merged
-from prefect_datasync.flows.runs import current_runs, state_of
-from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
-from prefect_datasync.tasks.board import facts_in
 from prefect_datasync.tasks.events import METRICS, RESOURCE, read_minutes
 
 STATES_S = 3.0
@@ -62,7 +56,7 @@ class LiveJob:
     @property
     def lives(self) -> bool:
         """Whether its indicators are of now."""
-        return self.state in (JobState.INITIALIZING, JobState.RUNNING, JobState.PAUSING)
+        return self.state in LIVING
 
 
 class Live:
@@ -92,46 +86,31 @@ class Live:
     # -- states, by asking -----------------------------------------------------------------------
 
     def read(self) -> None:
-        """Read states, and the indicators of jobs that no event has told of yet.
+        """Read states, the last hour, and the indicators of jobs that no event has told of yet.
 
         Raises:
             ControlError: NO_SUCH_JOB, or Prefect is away.
         """
         with control_plane() as client:
-            jobs = [read_job(client, n) for n in self._names] if self._names else jobs_in(client)
-            runs = current_runs(client, [UUID(job.deployment_id) for job in jobs])
+            found = glances(client, self._names)
             with self._lock:
-                gone = set(self._jobs) - {job.name for job in jobs}
-                for name in gone:
-                    del self._jobs[name]
-                for job in jobs:
-                    self._take(job, runs[UUID(job.deployment_id)])
-            self._fill(client, [run for run in runs.values() if run])
+                for gone in set(self._jobs) - {job.name for job in found}:
+                    del self._jobs[gone]
+                for job in found:
+                    self._take(job)
+            if self._names and time.monotonic() - self._minutes_at > HOUR_S:
+                self._minutes_at = time.monotonic()
+                since = datetime.now(UTC) - timedelta(hours=1)
+                for live in self.jobs():
+                    minutes = read_minutes(client, live.name, since)
+                    live.hour = merged(minutes, time.time(), 60)
         self.changed.set()
 
-    def _take(self, job: Job, run: FlowRun | None) -> None:
-        live = self._jobs.setdefault(job.name, LiveJob(job.name, JobState.NEVER_STARTED))
-        live.state = state_of(run, lock_held=False)
-        live.since = run.state.timestamp if run and run.state else None
-        live.message = (run.state.message or "") if run and run.state else ""
-        instance = str(run.id) if run else None
-        if instance != live.instance:
-            live.instance, live.facts = instance, {}
-
-    def _fill(self, client: SyncPrefectClient, runs: list[FlowRun]) -> None:
-        unknown = [job for job in self.jobs() if not job.facts and job.instance]
-        if unknown and runs:
-            keys = [artifact_key(job.name, Kind.KPIS) for job in unknown]
-            pages = {str(p.flow_run_id): p for p in find(client, keys, [run.id for run in runs])}
-            for job in unknown:
-                if job.instance in pages and not job.facts:
-                    job.facts = facts_in(pages[job.instance])
-        if self._names and time.monotonic() - self._minutes_at > HOUR_S:
-            self._minutes_at = time.monotonic()
-            since = datetime.now(UTC) - timedelta(hours=1)
-            for job in self.jobs():
-                minutes = read_minutes(client, job.name, since)
-                job.hour = merged(minutes, int(time.time()), 60)
+    def _take(self, job: Glance) -> None:
+        live = self._jobs.setdefault(job.name, LiveJob(job.name, job.state))
+        live.state, live.since, live.message = job.state, job.since, job.message
+        if job.instance != live.instance or not live.facts:  # events are newer than pages
+            live.instance, live.facts = job.instance, job.facts
 
     def _ask(self) -> None:
         while not self._end.wait(STATES_S):

@@ -29,4 +29,5 @@ def when_complete(
     moment = committed_before or datetime.now(UTC)
     for job in jobs:
         wait_for(job, committed_before=moment, timeout=timeout_s)
-    return run_deployment(deployment, timeout=0).name
+    # A subflow could not be paused by anybody.
+    return run_deployment(deployment, timeout=0, as_subflow=False).name

@@ -13,18 +13,21 @@ import subprocess
 import sys
 import termios
 import time
+import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-from conftest import Database, PrefectServer
+from conftest import Database, PrefectServer, stopped
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+from prometheus_client.parser import text_string_to_metric_families
 
 from prefect_datasync.deployments import jobs
 from prefect_datasync.deployments.course import course
+from prefect_datasync.deployments.exporter import CACHE_S, exporter
 from prefect_datasync.deployments.live import live
 from prefect_datasync.engine.errors import ConfigError, ControlError
 from prefect_datasync.engine.lifecycle import JobState
@@ -89,6 +92,20 @@ def test_a_running_job_is_seen_live_and_waited_for(
     for part in ("seen", "Running", "Idle Time", "Instance RPS", "202", "q quits"):
         assert part in shown
 
+    # for Prometheus, the same numbers
+    with exporter(port=0) as address:
+        scraped = metrics_at(address)
+        assert scraped["datasync_instance_records_total", "seen"] == 202
+        assert scraped["datasync_exporter_prefect_up", None] == 1
+        assert scraped["datasync_idle_time_seconds", "seen"] < 60
+        with stopped(prefect_server):
+            time.sleep(CACHE_S)
+            began = time.monotonic()
+            away = metrics_at(address)
+            assert time.monotonic() - began < 5
+            assert away["datasync_exporter_prefect_up", None] == 0
+            assert ("datasync_instance_records_total", "seen") not in away
+
     # a paused job is waited for, and its course is complete
     jobs.pause("seen")
     at_source("insert into seen values (999)")
@@ -122,6 +139,17 @@ def test_a_running_job_is_seen_live_and_waited_for(
         if jobs.status(name).state is not JobState.FAILED:
             jobs.pause(name)
         jobs.delete(name)
+
+
+def metrics_at(address: str) -> dict[tuple[str, str | None], float]:
+    """What Prometheus would read, by name and job."""
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, sample.labels.get("job")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
 def datasync(server: PrefectServer, *arguments: str) -> str:

@@ -40,6 +40,7 @@ COMMANDS = (
     ["status"],
     ["watch"],
     ["metrics"],
+    ["exporter"],
     ["history"],
     ["verify"],
     ["orphans"],
