@@ -8,12 +8,13 @@ from typing import Any, LiteralString
 
 from psycopg.rows import namedtuple_row
 
-from prefect_datasync.engine.postgres.catalog import Identity, Table, qualified, quote
-from prefect_datasync.engine.postgres.findings import Finding, are, block, info, names, warn
+from prefect_datasync.engine.postgres.catalog import Table, qualified, quote
+from prefect_datasync.engine.postgres.findings import Finding, block, info, names, warn
+from prefect_datasync.engine.postgres.preflight_identity import check_identities
 from prefect_datasync.engine.postgres.publication import ALL_CHANGES, plan
 from prefect_datasync.engine.postgres.sequences import read_sequences
 from prefect_datasync.engine.postgres.session import Connection, translating
-from prefect_datasync.engine.spec import Keyless, SyncSpec
+from prefect_datasync.engine.spec import SyncSpec
 
 OLDEST_VERSION = 130000
 NotSynced = Sequence[tuple[str, str, str]]
@@ -54,7 +55,7 @@ def check_source(
             found += _streaming(row)
             found += _room(connection, ours, row)
             found += _publications(connection, spec, tables, ours, row)
-            found += _identities(spec, tables)
+            found += check_identities(spec, tables)
             found += _running(connection)
     return found
 
@@ -238,31 +239,6 @@ def _publications(
             "PUBLICATION_RIGHT",
             f"the publication {quote(wanted.name)} does not exist, and {what}",
             f"let an administrator run: {wanted.create_sql}",
-        )
-
-
-def _identities(spec: SyncSpec, tables: Sequence[Table]) -> Iterator[Finding]:
-    unnamed = [t for t in tables if t.kind == "r" and t.identity is Identity.NONE]
-    whole = [t for t in tables if t.kind == "r" and t.identity is Identity.FULL]
-    cure = (
-        "ALTER TABLE ... ADD PRIMARY KEY (...), or ALTER TABLE ... REPLICA IDENTITY"
-        " USING INDEX ..., at the source; or exclude them"
-    )
-    if unnamed and spec.keyless is Keyless.REFUSE:
-        yield block("NO_IDENTITY", are(unnamed, "has", "have") + " no usable key", cure)
-    elif unnamed:
-        lost = (
-            "their inserts and truncates are followed, but no UPDATE and no DELETE"
-            if spec.keyless is Keyless.INSERT_ONLY
-            else "they are copied once, and no later change is followed"
-        )
-        yield warn("NO_IDENTITY", are(unnamed, "has", "have") + f" no usable key: {lost}", cure)
-    if whole:
-        yield warn(
-            "SLOW_IDENTITY",
-            are(whole, "has", "have") + " REPLICA IDENTITY FULL and no primary key: each UPDATE and"
-            " DELETE reads the whole table at the target",
-            cure,
         )
 
 

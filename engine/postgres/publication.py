@@ -48,22 +48,16 @@ class Publication:
 
 def plan(key: str, tables: Sequence[Table], keyless: Keyless) -> tuple[Publication, ...]:
     """The publications of a job; those without a table are left out."""
-    by_name = {t.full_name: t for t in tables}
+    root = roots(tables)
     covered: set[tuple[str, str]] = set()
-
-    def root(table: Table) -> Table:
-        while table.parent is not None and table.parent in by_name:
-            table = by_name[table.parent]
-        return table
-
     leaves = [t for t in tables if t.kind == "r"]
     named = [t for t in leaves if t.identity is not Identity.NONE]
     unnamed = [t for t in leaves if t.identity is Identity.NONE]
-    unsafe = {root(t).full_name for t in leaves if t.identity is not Identity.KEY}
+    unsafe = {root[t.relid].full_name for t in leaves if t.identity is not Identity.KEY}
     rows: list[Table] = []
     for table in named:
-        top = root(table)
-        if top is table or top.identity is not Identity.KEY or top.full_name in unsafe:
+        top = root[table.relid]
+        if top is table or not _names_future_rows(top) or top.full_name in unsafe:
             rows.append(table)
         elif top.full_name not in covered:
             covered.add(top.full_name)
@@ -72,6 +66,24 @@ def plan(key: str, tables: Sequence[Table], keyless: Keyless) -> tuple[Publicati
     if keyless is Keyless.INSERT_ONLY:
         found.append(Publication(f"datasync_{slug(key)}_inserts", INSERTS_ONLY, tuple(unnamed)))
     return tuple(p for p in found if p.tables)
+
+
+def roots(tables: Sequence[Table]) -> dict[int, Table]:
+    """The topmost of the tables that each is a partition of, or itself; by relid."""
+    by_name = {t.full_name: t for t in tables}
+
+    def root(table: Table) -> Table:
+        while table.parent is not None and table.parent in by_name:
+            table = by_name[table.parent]
+        return table
+
+    return {table.relid: root(table) for table in tables}
+
+
+def _names_future_rows(root: Table) -> bool:
+    """Whether every partition that is created later names its rows: a key is inherited, a replica
+    identity by another index is not."""
+    return root.identity is Identity.KEY and root.key == root.primary_key
 
 
 def create(connection: Connection, publications: Sequence[Publication]) -> None:
