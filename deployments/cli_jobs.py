@@ -10,11 +10,13 @@ from cyclopts import App, Parameter
 from prefect_datasync.deployments import cli_job_files
 from prefect_datasync.deployments.cli_output import (
     Json,
+    UsageError,
     answer,
     say,
     show_fields,
     show_table,
 )
+from prefect_datasync.engine.quantities import in_bytes
 
 if TYPE_CHECKING:
     from prefect_datasync.deployments.jobs import Job
@@ -26,6 +28,7 @@ app.command(cli_job_files.export)
 Mode = Literal["full", "full+incremental", "incremental"]
 ExistingRows = Literal["stop", "truncate", "append"]
 Keyless = Literal["insert_only", "copy_only", "refuse"]
+OnWalBudget = Literal["alert", "resume", "drop"]
 Patterns = Annotated[
     list[str] | None,
     Parameter(help="Tables, as schema.table with * and ?; repeatable.", negative=""),
@@ -46,6 +49,8 @@ def create(
     exclude: Without = None,
     existing_rows: ExistingRows | None = None,
     keyless: Keyless | None = None,
+    wal_budget: str | None = None,
+    on_wal_budget: OnWalBudget | None = None,
     file: Path | None = None,
     json: Json = False,
 ) -> None:
@@ -63,6 +68,10 @@ def create(
         What to do when a target table already holds rows; `stop` by default.
     keyless
         Tables without a usable key: follow inserts only (the default), copy only, or refuse.
+    wal_budget
+        WAL that the source may keep for the job, e.g. 10GB; without it only the source's own limit counts.
+    on_wal_budget
+        What `wal-guard` does near it: only warn (the default), resume a paused job, or drop its slot.
     file
         YAML or JSON of one job, as `datasync job export` prints it; options go before it.
     """
@@ -74,8 +83,12 @@ def create(
         "exclude": exclude,
         "existing_rows": existing_rows,
         "keyless": keyless,
+        "wal_budget_bytes": _bytes("--wal-budget", wal_budget),
+        "on_wal_budget": on_wal_budget,
     }
-    wanted = cli_job_files.settings(name, file, {k: v for k, v in options.items() if v})
+    wanted = cli_job_files.settings(
+        name, file, {k: v for k, v in options.items() if v not in (None, [])}
+    )
     from prefect_datasync.deployments import jobs
 
     job = jobs.create_job(name, source=wanted.source, target=wanted.target, spec=wanted.spec)
@@ -127,6 +140,13 @@ def delete(name: str, *, json: Json = False) -> int:
 
     answer({"job": name, "deleted": True, "left": left}, json, tell)
     return 1 if left else 0
+
+
+def _bytes(option: str, text: str | None) -> int | None:
+    found = None if text is None else in_bytes(text)
+    if text is not None and found is None:
+        raise UsageError(f"{option}: {text!r} is no size", do="write it like 500MB or 10GB")
+    return found
 
 
 def _fields(job: Job) -> dict[str, object]:

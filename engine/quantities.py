@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]?)b?", re.IGNORECASE)
 
 
 def size(number: float | None) -> str:
@@ -46,3 +47,9 @@ def seconds(text: str) -> float | None:
     """A span of time as people write it: `90s`, `5m`, `1h`, `2d`; None when it is none."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
     return None if match is None else float(match[1]) * _UNITS[match[2]]
+
+
+def in_bytes(text: str) -> int | None:
+    """Bytes of a size as `size` writes it: `500MB`, `1.5 TB`, a number alone; None when it is none."""
+    match = _SIZE.fullmatch(text.strip())
+    return match and round(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))

@@ -14,9 +14,11 @@ import pytest
 
 from prefect_datasync.__main__ import main
 from prefect_datasync.deployments import cli_connections, cli_job_files, cli_jobs, cli_output
+from prefect_datasync.deployments.definitions import Job
+from prefect_datasync.engine import quantities
 from prefect_datasync.engine.errors import ActionRefused, ControlError, DatasyncError
 from prefect_datasync.engine.lifecycle import JobState
-from prefect_datasync.engine.spec import ExistingRows, Mode
+from prefect_datasync.engine.spec import ExistingRows, Mode, OnWalBudget, SyncSpec
 
 COMMANDS = (
     ["demo"],
@@ -182,7 +184,40 @@ def test_a_job_file_may_be_json_with_dashes(tmp_path: Path) -> None:
 
 def test_the_choices_of_job_create_are_those_of_the_spec() -> None:
     assert set(cli_jobs.Mode.__args__) == set(Mode)  # type: ignore[attr-defined]
+    assert set(cli_jobs.OnWalBudget.__args__) == set(OnWalBudget)  # type: ignore[attr-defined]
     assert set(cli_jobs.ExistingRows.__args__) == set(ExistingRows)  # type: ignore[attr-defined]
+
+
+def test_a_wal_budget_is_given_in_units_that_people_write(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[SyncSpec] = []
+
+    def create(name: str, *, source: str, target: str, spec: SyncSpec) -> Job:
+        made.append(spec)
+        return Job(name, "", "key", source, target, spec)
+
+    monkeypatch.setattr("prefect_datasync.deployments.jobs.create_job", create)
+    sides = ("--source", "s", "--target", "t")
+    budget = ("--wal-budget", "10GB", "--on-wal-budget", "resume")
+    assert main(["job", "create", "orders", *sides, *budget]) == 0
+    assert main(["job", "create", "orders", *sides]) == 0
+    assert [(s.wal_budget_bytes, s.on_wal_budget) for s in made] == [
+        (10_000_000_000, OnWalBudget.RESUME),
+        (None, OnWalBudget.ALERT),
+    ]
+
+
+@pytest.mark.parametrize("budget", ["much", "-1GB", "10 GB/s", "", "1e9", "0", "10kB"])
+def test_what_is_no_wal_budget_is_a_usage_error(budget: str, refused: Callable[..., str]) -> None:
+    sides = ("--source", "s", "--target", "t")
+    said = refused("job", "create", "orders", *sides, f"--wal-budget={budget}")
+    assert "wal-budget" in said or "wal_budget" in said
+
+
+@pytest.mark.parametrize("number", [0, 999, 1_000, 35_200_000, 5_200_000_000_000])
+def test_a_size_that_is_written_can_be_read(number: int) -> None:
+    assert quantities.in_bytes(quantities.size(number)) == number
 
 
 def test_rows_of_the_demo_have_limits(refused: Callable[..., str]) -> None:
