@@ -69,12 +69,12 @@ class OwnServer:
 
 
 @contextlib.contextmanager
-def own_servers(*names: str) -> Iterator[list[OwnServer]]:
-    """Servers with fsync on, gone when the block ends."""
+def own_servers(*names: str, **settings: object) -> Iterator[list[OwnServer]]:
+    """Servers with fsync on, gone when the block ends; *settings* are PostgreSQL's."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(postgres_servers.private_folder())
         started = [
-            stack.enter_context(postgres_servers.postgres(folder, name, fsync="on"))
+            stack.enter_context(postgres_servers.postgres(folder, name, fsync="on", **settings))
             for name in names
         ]
         tools = postgres_servers.bin_dir(folder)
