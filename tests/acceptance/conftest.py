@@ -36,10 +36,10 @@ os.execv(sys.executable, [*command, "--type", "process", "--install-policy", "ne
 class PrefectServer:
     """A Prefect server with a home of its own, which can be stopped and started again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
+        self.folder, self.host = folder, host
         self.port = postgres_servers.free_port()
-        self.url = f"http://127.0.0.1:{self.port}/api"
+        self.url = f"http://{host}:{self.port}/api"
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
         } | {
@@ -53,7 +53,7 @@ class PrefectServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", self.host]
         self._process = child_processes.launch(
             [*command, "--port", str(self.port), "--log-level", "WARNING"],
             environment=self.environment,
@@ -102,7 +102,9 @@ def hooks_log(prefect_server: PrefectServer) -> Path:
 def running_worker(prefect_server: PrefectServer, hooks_log: Path) -> Iterator[Path]:
     """A worker on the pool of the jobs; gives its log."""
     log = prefect_server.folder / "worker.log"
-    own_hooks = {"PYTHONPATH": str(Path(__file__).parent), "DATASYNC_TEST_HOOKS": str(hooks_log)}
+    paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
+    own_hooks = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    own_hooks["DATASYNC_TEST_HOOKS"] = str(hooks_log)
     process = child_processes.launch(
         [sys.executable, "-c", WORKER],
         environment=prefect_server.environment | FAST | own_hooks,
