@@ -24,13 +24,16 @@ from prefect_datasync.engine.postgres.session import Server
 
 LOOK_S = 0.02
 PATIENCE_S = 120.0
+ENOUGH = 20  #: fewer have no 99th percentile worth the name
 IDLE_S = 30.0  #: how long idle jobs are watched
 
 
 def main() -> None:
     """Run it all, and print as soon as something is known."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="of start, pause and resume")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="of start, pause and resume; 0: none"
+    )
     parser.add_argument("--idle", type=int, default=5, help="jobs that follow a source at rest")
     parser.add_argument("--jobs", type=int, default=50, help="jobs that are listed")
     asked = parser.parse_args()
@@ -39,9 +42,12 @@ def main() -> None:
         from prefect_datasync.deployments.definitions import WORK_POOL
 
         with worker(ground.folder, prefect.environment, WORK_POOL):
-            operate(ground, asked.rounds)
-            rest(ground, asked.idle)
-            look(ground, asked.jobs)
+            if asked.rounds:
+                operate(ground, asked.rounds)
+            if asked.idle:
+                rest(ground, asked.idle)
+            if asked.jobs:
+                look(ground, asked.jobs)
 
 
 def make_job(name: str, source: Server, target: Server) -> str:
@@ -91,14 +97,22 @@ def operate(ground: Ground, rounds: int) -> None:
         wait_until(lambda: sql(target, "select max(id) from t") == [(number + 1,)])  # noqa: B023
         took["resume"].append(time.monotonic() - began)
         jobs.wait_for_state(job, [jobs.JobState.RUNNING], PATIENCE_S)
+        began = time.monotonic()
         jobs.pause(job)
+        took["pause"].append(time.monotonic() - began)
     for what, seconds in took.items():
         if seconds:
-            print(
-                f"{what:8} p50 {statistics.median(seconds):.2f} s, max {max(seconds):.2f} s"
-                f" of {len(seconds)}",
-                flush=True,
-            )
+            print(f"{what:8} {spread(seconds)}", flush=True)
+
+
+def spread(seconds: list[float]) -> str:
+    """The median and the worst; between them the 99th percentile, where there are enough."""
+    p99 = ""
+    if len(seconds) >= ENOUGH:
+        p99 = f" p99 {statistics.quantiles(seconds, n=100, method='inclusive')[98]:.2f} s,"
+    return (
+        f"p50 {statistics.median(seconds):.2f} s,{p99} max {max(seconds):.2f} s of {len(seconds)}"
+    )
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
