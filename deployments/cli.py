@@ -200,6 +200,15 @@ def check(name: str, *, json: Json = False) -> int:
 
 
 @app.command
+def explain(name: str, *, json: Json = False) -> None:
+    """Name what holds a job up, and the next step."""
+    from prefect_datasync.deployments import jobs
+
+    found = jobs.explain(name)
+    answer(found, json, lambda: print(f"{found.bottleneck}: {found.paragraph}"))
+
+
+@app.command
 def verify(name: str, *, json: Json = False) -> int:
     """Compare source and target row for row, while the job goes on."""
     from prefect_datasync.deployments import jobs

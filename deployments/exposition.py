@@ -78,16 +78,21 @@ def families(jobs: Sequence[Glance], now: float) -> Iterator[Metric]:
     started = GaugeMetricFamily(
         "datasync_instance_start_timestamp_seconds", "Start of the instance", labels=["job"]
     )
+    stages = GaugeMetricFamily(
+        "datasync_stage_ratio", "Share of the time by stage", labels=["job", "stage"]
+    )
     for job in jobs:
         states.add_metric([job.name], {str(state): state is job.state for state in STATES})
         if lives(job, now):
             told = job.facts.get("verdict")
             verdicts.add_metric([job.name], {verdict: verdict == told for verdict in VERDICTS})
+            for stage, share in (job.facts.get("stages") or {}).items():
+                stages.add_metric([job.name, stage], share)
         if job.instance:
             info.add_metric([job.name], {"flow_run": job.instance})
         if job.started:
             started.add_metric([job.name], job.started.timestamp())
-    yield from (states, verdicts, info, started)
+    yield from (states, verdicts, stages, info, started)
 
 
 def lives(job: Glance, now: float) -> bool:

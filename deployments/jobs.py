@@ -28,6 +28,7 @@ from prefect_datasync.deployments.definitions import (
     target_server,
 )
 from prefect_datasync.deployments.deletion import delete
+from prefect_datasync.deployments.explaining import explain
 from prefect_datasync.deployments.freshness import Freshness, freshness, wait_for
 from prefect_datasync.deployments.observation import (
     Status,
@@ -58,6 +59,7 @@ __all__ = [
     "check",
     "create_job",
     "delete",
+    "explain",
     "freshness",
     "get_job",
     "history",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from prefect_datasync.engine.metrics import Kpis
@@ -32,6 +33,7 @@ class Sample:
             epoch by the same clock as `at`; None until it is known.
         lag_bytes: WAL at the source after `position`.
         retained_bytes: WAL that the source keeps for the job.
+        stages: where the time goes, see `engine.stages`.
         copy, tables: only while it copies.
     """
 
@@ -41,6 +43,7 @@ class Sample:
     committed_before: float | None = None
     lag_bytes: int | None = None
     retained_bytes: int | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
     copy: CopyProgress | None = None
     tables: tuple[TableCopy, ...] = ()
 
@@ -55,6 +58,7 @@ class Sample:
             else round(self.committed_before, 3),
             "lag_bytes": self.lag_bytes,
             "retained_bytes": self.retained_bytes,
+            "stages": dict(self.stages),
         }
         if self.copy is not None:
             eta = self.copy.eta_s

@@ -30,6 +30,7 @@ from prefect_datasync.engine.errors import DataError, TransientError
 from prefect_datasync.engine.fold import Fold, TableFold
 from prefect_datasync.engine.interpreter import tuned_for_rows
 from prefect_datasync.engine.ports import Applier, Batch, ChangeStream
+from prefect_datasync.engine.stages import Clocks
 from prefect_datasync.engine.writing import Writing
 
 IDLE_POSITION_BYTES = 16 * 1024 * 1024  #: an idle position is recorded after so much WAL ...
@@ -58,6 +59,7 @@ class Replication:
             received and is not applied by then is undone; the source will send it again.
         applied: told of every durable step, on the calling thread.
         now: seconds of a monotonic clock.
+        clocks: told where the time goes.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Replication:
         stop: Callable[[], object | None],
         applied: Callable[[Applied], None],
         now: Callable[[], float],
+        clocks: Clocks | None = None,
     ) -> None:
         self._stream, self._target = stream, target
         self._batch_rows, self._batch_bytes = batch_rows, batch_bytes
@@ -89,7 +92,7 @@ class Replication:
         self._open_records = self._open_bytes = 0
         self._halted = False
         self._idle_at = now()
-        self._writing = Writing(target.cancel, stream.keep_alive, stop, now)
+        self._writing = Writing(target.cancel, stream.keep_alive, stop, now, clocks or Clocks(now))
 
     @property
     def pending(self) -> bool:

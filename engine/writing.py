@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from prefect_datasync.engine.errors import DatasyncError
+from prefect_datasync.engine.stages import Clocks, Stage
 
 STOP_PATIENCE_S = 3  #: how long a stop waits for the call under way
 FAULT_PATIENCE_S = 30  #: how long a fault waits for it
@@ -24,6 +25,7 @@ class Writing:
         keep_alive: called every second while somebody waits.
         stop: anything but None means that the caller should leave.
         now: seconds of a monotonic clock.
+        clocks: told how long somebody waits here.
     """
 
     def __init__(
@@ -32,7 +34,9 @@ class Writing:
         keep_alive: Callable[[], None],
         stop: Callable[[], object | None],
         now: Callable[[], float],
+        clocks: Clocks,
     ) -> None:
+        self._clocks = clocks
         self._cancel, self._keep_alive, self._stop, self._now = cancel, keep_alive, stop, now
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="apply")
         self._call: Future[None] | None = None
@@ -70,19 +74,24 @@ class Writing:
         call = self._call
         if call is None:
             return
-        stopped = 0
-        while block and not call.done():
-            wait([call], 1.0)
-            self._keep_alive()
-            stopped += self._stop() is not None
-            if stopped >= STOP_PATIENCE_S:  # it waits for a lock perhaps
-                self._cancel()
+        if block and not call.done():
+            with self._clocks.on(Stage.BLOCKED):
+                self._wait_for(call)
         if not call.done():
             return
         self._call = None
         call.result()
         if self._then is not None:
             self._then()
+
+    def _wait_for(self, call: Future[None]) -> None:
+        stopped = 0
+        while not call.done():
+            wait([call], 1.0)
+            self._keep_alive()
+            stopped += self._stop() is not None
+            if stopped >= STOP_PATIENCE_S:  # it waits for a lock perhaps
+                self._cancel()
 
     def close(self) -> None:
         """Wait until nothing is under way; after a while, see to it. Nothing follows on it."""

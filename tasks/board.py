@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect.client.schemas.objects import Artifact
 
+from prefect_datasync.engine.explain import spent
 from prefect_datasync.engine.metrics import MEANING
 from prefect_datasync.engine.plot import data_uri, svg
 from prefect_datasync.engine.quantities import count, milliseconds, size, span
@@ -63,6 +64,7 @@ def _page(job: str, sample: Sample, hour: Sequence[Minute | None]) -> Iterator[s
             ("Position", sample.position or "-"),
             ("WAL to apply", size(sample.lag_bytes)),
             ("WAL the source keeps", size(sample.retained_bytes)),
+            ("Where the time goes", spent(sample.stages) or "-"),
         ],
     )
     if sample.copy is not None:

@@ -8,6 +8,7 @@ the fence is a row lock, and the compare-and-set comes with its last piece.
 from __future__ import annotations
 
 import contextlib
+import time
 
 import psycopg
 
@@ -25,6 +26,7 @@ from prefect_datasync.engine.postgres.state import fenced
 from prefect_datasync.engine.postgres.target_table import Binding, TargetTable, bind
 from prefect_datasync.engine.postgres.write import Writer
 from prefect_datasync.engine.snapshot import CopyRule
+from prefect_datasync.engine.stages import Clocks, Stage
 
 
 class PostgresApplier:
@@ -50,7 +52,9 @@ class PostgresApplier:
         targets: dict[int, TargetTable],
         copied: dict[int, CopyRule],
         binary: bool,
+        clocks: Clocks | None = None,
     ) -> None:
+        self._clocks = clocks or Clocks(time.monotonic)
         self._connection = connection
         self._writer = Writer(connection.pgconn, binary)
         self._binary = binary
@@ -99,12 +103,13 @@ class PostgresApplier:
         """See `ports.Applier.apply`."""
         where = "apply"
         try:
-            if not self._open:
-                self._begin(batch)
-            faults.reach("apply.after_fence")
-            for step in batch.steps:
-                where = f"apply to {self._names(step)}"
-                self._writer.write(step, self._bindings)
+            with self._clocks.on(Stage.APPLY):
+                if not self._open:
+                    self._begin(batch)
+                faults.reach("apply.after_fence")
+                for step in batch.steps:
+                    where = f"apply to {self._names(step)}"
+                    self._writer.write(step, self._bindings)
             self._open_counts[0] += batch.transactions
             self._open_counts[1] += batch.records
             self._open_counts[2] += batch.bytes
@@ -164,7 +169,8 @@ class PostgresApplier:
             transactions, records, size = self._open_counts
             self._compare_and_set(end.end_lsn, end, (transactions, records, size))
         faults.reach("apply.before_commit")
-        self._writer.commit()
+        with self._clocks.on(Stage.COMMIT):
+            self._writer.commit()
         faults.reach("apply.after_commit")
         self._open = False
         self._position = end.end_lsn

@@ -12,6 +12,7 @@ from prefect_datasync.engine.postgres import state
 from prefect_datasync.engine.postgres.hold import Hold
 from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.spec import SyncSpec
+from prefect_datasync.engine.stages import Clocks
 
 DISK_FULL_S = 600.0  #: a target without room for so long fails the job
 EPISODE_S = 120.0  #: a target that was not full for so long begins anew
@@ -53,6 +54,7 @@ class Attempt:
         say: told what an operator should know, one sentence at a time.
         meter: counts what is committed.
         patience: for faults that last.
+        clocks: where the time goes.
     """
 
     hold: Hold
@@ -63,6 +65,7 @@ class Attempt:
     say: Callable[[str], None]
     meter: Meter
     patience: Patience = field(default_factory=Patience)
+    clocks: Clocks = field(default_factory=lambda: Clocks(time.monotonic))
 
     @property
     def key(self) -> str:

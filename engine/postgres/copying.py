@@ -21,6 +21,7 @@ from prefect_datasync.engine.postgres.table_copy import copy_unit
 from prefect_datasync.engine.postgres.target_table import read_target_tables
 from prefect_datasync.engine.sample import TableCopy
 from prefect_datasync.engine.snapshot import CopyProgress, CopyUnit, progress
+from prefect_datasync.engine.stages import Stage
 
 
 @dataclass(slots=True)
@@ -154,6 +155,7 @@ class CopyStage:
                 after=self._after.get(table.full_name, ()) if alone else (),
                 stop=attempt.stop,
                 progress=progressed,
+                clocks=attempt.clocks,
             )
         finally:
             with self._lock:
@@ -202,8 +204,9 @@ class CopyStage:
             made = {(t.schema, t.name) for t in state.read_tables(connection, hold.key) if t.made}
             ours = [t for name, t in self._tables.items() if name in made]
             connection.execute("set maintenance_work_mem = '256MB'")
-            for statements in ddl.after_statements(source, connection, ours).values():
-                ddl.create_after(connection, statements)
+            with attempt.clocks.on(Stage.BUILD):
+                for statements in ddl.after_statements(source, connection, ours).values():
+                    ddl.create_after(connection, statements)
             if attempt.spec.mode.copies:
                 for sentence in sequences.copy_sequence_values(
                     source, connection, list(self._tables.values())

@@ -124,7 +124,14 @@ class Instance:
         if self.needs_copy:
             tables = self._copying.tables()
             copy = self._copying.progress() if tables else None
-            return Sample(now, meter.kpis(now), retained_bytes=retained, copy=copy, tables=tables)
+            return Sample(
+                now,
+                meter.kpis(now),
+                retained_bytes=retained,
+                stages=self._attempt.clocks.shares(),
+                copy=copy,
+                tables=tables,
+            )
         reached = self._streaming.reached
         meter.waiting(now, self._streaming.behind)
         return Sample(
@@ -134,6 +141,7 @@ class Instance:
             committed_before=self._watermark.reached(reached) if self.needs_stream else None,
             lag_bytes=max(0, source.end - reached) if source and reached else None,
             retained_bytes=retained,
+            stages=self._attempt.clocks.shares(),
         )
 
     def checkpoint(self) -> state.Checkpoint | None:

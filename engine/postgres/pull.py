@@ -36,6 +36,7 @@ from prefect_datasync.engine.postgres.pgoutput import Decoder
 from prefect_datasync.engine.postgres.session import Server, connect, translating
 from prefect_datasync.engine.postgres.severing import within
 from prefect_datasync.engine.postgres.walsender import plugin_options
+from prefect_datasync.engine.stages import Clocks, Stage
 
 LOOK_MS = 200
 CLOSE_S = 5.0  #: how long the end waits for the slot to be advanced
@@ -67,7 +68,9 @@ class Pull:
         slot: str,
         publications: tuple[str, ...],
         binary: bool,
+        clocks: Clocks | None = None,
     ) -> None:
+        self._clocks = clocks or Clocks(time.monotonic)
         self.caught_up = False
         self._where = f"read slot {slot} at {server.address}"
         self._server, self._application = server, application
@@ -198,7 +201,7 @@ class Pull:
                     rows, ahead_bytes = [], 0
             elif size == 0:
                 heard_at = time.monotonic()
-                while not self._poll.poll(LOOK_MS):
+                while not self._heard():
                     heard_at = self._still_there(heard_at)
                     yield IDLE
                 pg.consume_input()
@@ -238,7 +241,7 @@ class Pull:
         pg = self._connection.pgconn
         heard_at = time.monotonic()
         while pg.is_busy():
-            if self._poll.poll(LOOK_MS):
+            if self._heard():
                 pg.consume_input()
             else:
                 heard_at = self._still_there(heard_at)
@@ -247,6 +250,11 @@ class Pull:
         if result is None:
             raise psycopg.OperationalError("no answer")
         return result
+
+    def _heard(self) -> bool:
+        """Whether the server says something within a moment."""
+        with self._clocks.on(Stage.SOURCE):
+            return bool(self._poll.poll(LOOK_MS))
 
     def _still_there(self, heard_at: float) -> float:
         """When the server was heard of last: after a long silence it is asked over a connection of its own.

@@ -16,12 +16,14 @@ import select
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import psycopg
 
 from prefect_datasync.engine.errors import CopyStopped, DataError, TargetFull, TransientError
 from prefect_datasync.engine.postgres.session import Connection, translated
+from prefect_datasync.engine.stages import Clocks, Stage
 
 BUFFER_BYTES = 1 << 20
 PATIENCE_S = 0.25  #: how often a silent socket lets `stop` be asked
@@ -54,9 +56,13 @@ class Wire:
     """The socket of an idle, authenticated, unencrypted connection, for one command."""
 
     def __init__(
-        self, connection: Connection, side: str, stop: Callable[[], object | None]
+        self,
+        connection: Connection,
+        side: str,
+        stop: Callable[[], object | None],
+        waiting: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self.side, self._stop = side, stop
+        self.side, self._stop, self._waiting = side, stop, waiting
         self.socket = socket.socket(fileno=os.dup(connection.pgconn.socket))
         # A timeout keeps the shared descriptor non-blocking, as libpq left it.
         self.socket.settimeout(PATIENCE_S)
@@ -75,7 +81,8 @@ class Wire:
         """Send all of it; while the peer does not take it, `stop` is asked."""
         while data:
             try:
-                data = data[self.socket.send(data) :]
+                with self._waiting():
+                    data = data[self.socket.send(data) :]
             except TimeoutError:
                 self._asked()
             except OSError as exc:
@@ -85,7 +92,8 @@ class Wire:
         """Read what is there into *view*; at least one byte."""
         while True:
             try:
-                got = self.socket.recv_into(view)
+                with self._waiting():
+                    got = self.socket.recv_into(view)
             except TimeoutError:
                 self._asked()
                 continue
@@ -150,12 +158,14 @@ def relay(
     *,
     stop: Callable[[], object | None],
     progress: Callable[[int], None],
+    clocks: Clocks,
 ) -> Copied:
     """Run *copy_out* at the source into *copy_in* at the target, both inside their open transactions.
 
     Args:
         stop: asked at least every `PATIENCE_S`; anything but None ends the copy.
         progress: told the bytes moved since it was told last.
+        clocks: told how long is waited for which server.
 
     Raises:
         CopyStopped, TransientError, DataError: close both connections.
@@ -163,8 +173,8 @@ def relay(
     plain = os.name != "nt" and not (source.pgconn.ssl_in_use or target.pgconn.ssl_in_use)
     try:
         if plain:
-            return _relay_frames(source, target, copy_out, copy_in, stop, progress)
-        return _relay_rows(source, target, copy_out, copy_in, stop, progress)
+            return _relay_frames(source, target, copy_out, copy_in, stop, progress, clocks)
+        return _relay_rows(source, target, copy_out, copy_in, stop, progress, clocks)
     except CopyError as exc:
         raise _as_ours(exc) from None
 
@@ -176,8 +186,10 @@ def _relay_frames(
     copy_in: str,
     stop: Callable[[], object | None],
     progress: Callable[[int], None],
+    clocks: Clocks,
 ) -> Copied:
-    src, dst = Wire(source, "source", stop), Wire(target, "target", stop)
+    src = Wire(source, "source", stop, lambda: clocks.on(Stage.READ))
+    dst = Wire(target, "target", stop, lambda: clocks.on(Stage.WRITE))
     try:
         dst.query(copy_in)
         dst.until(b"G")
@@ -250,6 +262,7 @@ def _relay_rows(
     copy_in: str,
     stop: Callable[[], object | None],
     progress: Callable[[int], None],
+    clocks: Clocks,
 ) -> Copied:
     """The way over libpq, for encrypted connections."""
     total = 0
@@ -262,7 +275,8 @@ def _relay_rows(
                     block.append(piece)
                     size += len(piece)
                     if size > 131_072:
-                        into.write(b"".join(block))
+                        with clocks.on(Stage.WRITE):
+                            into.write(b"".join(block))
                         progress(size)
                         total += size
                         block.clear()

@@ -127,6 +127,7 @@ class StreamStage:
                     targets=self._targets(tables),
                     copied=self._copied(tables),
                     binary=row.binary_stream,
+                    clocks=attempt.clocks,
                 )  # fmt: skip
             self._feed = self._open_feed(row)
             self._holding = feed = HoldingStream(self._feed)
@@ -138,6 +139,7 @@ class StreamStage:
                     stop=self._tick,
                     applied=self._applied,
                     now=time.monotonic,
+                    clocks=attempt.clocks,
                 )  # fmt: skip
                 self._began = time.monotonic()
                 faults.reach("stream.before_start")
@@ -156,9 +158,9 @@ class StreamStage:
         assert row.pos is not None
         name, application = row.slot, attempt.application("stream")
         return Feed(
-            lambda: Pull(attempt.source, application, name, publications, binary),
+            lambda: Pull(attempt.source, application, name, publications, binary, attempt.clocks),
             lambda start: Walsender(
-                self._attempt.source, application, name, publications, start, binary
+                attempt.source, application, name, publications, start, binary, attempt.clocks
             ),
             row.pos,
         )

@@ -18,6 +18,7 @@ from prefect_datasync.engine.postgres.relay import BINARY, TEXT, Copied, relay
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.postgres.state import fenced
 from prefect_datasync.engine.snapshot import CopyUnit
+from prefect_datasync.engine.stages import Clocks, Stage
 
 
 def copy_unit(
@@ -32,12 +33,13 @@ def copy_unit(
     after: Sequence[str],
     stop: Callable[[], object | None],
     progress: Callable[[int], None],
+    clocks: Clocks,
 ) -> Copied:
     """Copy a unit over connections of its own, which are closed in the end.
 
     Args:
         after: statements to run once the rows are in.
-        stop, progress: see `relay`.
+        stop, progress, clocks: see `relay`.
 
     Raises:
         CopyStopped, TransientError, DataError, Fenced: nothing of the unit is in the target.
@@ -62,10 +64,11 @@ def copy_unit(
                 into.execute("set local maintenance_work_mem = '256MB'")
                 copied = relay(
                     out, into, _copy_out(table, columns, unit, form), copy_in,
-                    stop=stop, progress=progress,
+                    stop=stop, progress=progress, clocks=clocks,
                 )  # fmt: skip
-                for statement in after:
-                    _run(into, statement)
+                with clocks.on(Stage.BUILD):
+                    for statement in after:
+                        _run(into, statement)
                 _record(into, key, epoch, unit, copied)
                 faults.reach("copy.before_commit")
                 into.execute("commit")

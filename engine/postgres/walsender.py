@@ -28,6 +28,7 @@ from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.pgoutput import Decoder
 from prefect_datasync.engine.postgres.session import Server, connect, translating
 from prefect_datasync.engine.postgres.severing import within
+from prefect_datasync.engine.stages import Clocks, Stage
 
 FEEDBACK_S = 5.0  #: the server's default patience, wal_sender_timeout, is 60 s
 EAGER_S = 0.1  #: a new durable position is told at most so often
@@ -62,7 +63,9 @@ class Walsender:
         publications: tuple[str, ...],
         start: int,
         binary: bool,
+        clocks: Clocks | None = None,
     ) -> None:
+        self._clocks = clocks or Clocks(time.monotonic)
         self.lag_bytes = 0  #: WAL at the server after the transaction that was begun last
         self._where = f"read slot {slot} at {server.address}"
         self._durable = self._received = start
@@ -108,7 +111,9 @@ class Walsender:
                         yield self._keepalive(bytes(data))
                 elif size == 0:
                     self.keep_alive()
-                    if not self._poll.poll(patience_ms):
+                    with self._clocks.on(Stage.SOURCE):
+                        heard = self._poll.poll(patience_ms)
+                    if not heard:
                         self._watch()
                         self.lag_bytes = 0
                         return

@@ -78,6 +78,8 @@ def test_a_running_job_is_seen_live_and_waited_for(
     assert page.flow_run_id == UUID(run)
     assert "| Instance Records | 102 |" in str(page.data)
 
+    assert jobs.explain("seen").bottleneck == "none"
+
     # live, from events alone
     with live("seen") as now:
         (job,) = now.jobs()
@@ -108,6 +110,7 @@ def test_a_running_job_is_seen_live_and_waited_for(
 
     # a paused job is waited for, and its course is complete
     jobs.pause("seen")
+    assert "it is Paused" in datasync(prefect_server, "explain", "seen")
     at_source("insert into seen values (999)")
     with pytest.raises(ControlError, match=r"TIMEOUT.*It is Paused, complete up to [0-9A-F]+/"):
         jobs.wait_for("seen", committed_before=datetime.now(UTC), timeout=1)

@@ -43,6 +43,7 @@ COMMANDS = (
     ["watch"],
     ["metrics"],
     ["exporter"],
+    ["explain"],
     ["history"],
     ["verify"],
     ["orphans"],

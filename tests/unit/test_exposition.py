@@ -20,7 +20,16 @@ from prefect_datasync.engine.snapshot import CopyProgress
 
 NOW = 1_800_000_000.0
 KPIS = Kpis(1500, 20, 1234, 56789, 3.5, 100.0, "healthy")
-SAMPLE = Sample(NOW - 1, KPIS, "0/1A", NOW - 2, 10, 20, CopyProgress(1, 2, 4, 0.5, None, 1.0))
+SAMPLE = Sample(
+    NOW - 1,
+    KPIS,
+    position="0/1A",
+    committed_before=NOW - 2,
+    lag_bytes=10,
+    retained_bytes=20,
+    stages={"own": 0.25},
+    copy=CopyProgress(1, 2, 4, 0.5, None, 1.0),
+)
 RUNNING = Glance(
     "orders", JobState.RUNNING, instance="run-1", started=datetime.fromtimestamp(5, UTC),
     facts=SAMPLE.facts(),
@@ -63,6 +72,7 @@ def test_a_running_job_has_every_number_in_its_unit():
     for name, value in wanted.items():
         assert found[f"datasync_{name}", "orders", ""] == value
     assert found["datasync_instance_info", "orders", "run-1"] == 1
+    assert found["datasync_stage_ratio", "orders", "own"] == 0.25
 
 
 def test_exactly_one_state_and_one_verdict_are_true():

@@ -1,0 +1,81 @@
+"""Where the time of a running instance goes: seconds by stage, and their shares of the last half minute.
+
+    source    our thread waits for the source to send
+    own       our thread decodes and folds
+    blocked   our thread waits for the target, with the next batch in its hands
+    apply     the target writes rows          commit   the target commits
+    read, write, build   of a copy: waiting for the source, for the target, building keys and indexes
+
+Our thread and the target work at the same time, so `apply + commit` is a share of its own: near 1 the
+target is the bottleneck, near 1 of `own` we are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+
+WINDOW_S = 30.0
+
+
+class Stage(StrEnum):
+    """What the time is spent on."""
+
+    SOURCE = "source"
+    BLOCKED = "blocked"
+    APPLY = "apply"
+    COMMIT = "commit"
+    READ = "read"
+    WRITE = "write"
+    BUILD = "build"
+
+
+class Clocks:
+    """Adds up the seconds of each stage; an interval under way counts as far as it has gone.
+
+    Args:
+        now: seconds of a monotonic clock.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._spent = dict.fromkeys(Stage, 0.0)
+        self._under_way: dict[tuple[Stage, int], float] = {}  # by thread
+        self._seen: deque[tuple[float, dict[Stage, float]]] = deque()
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def on(self, stage: Stage) -> Iterator[None]:
+        """Count the block; not for single rows."""
+        key, began = (stage, threading.get_ident()), self._now()
+        self._under_way[key] = began
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._under_way[key]
+                self._spent[stage] += self._now() - began
+
+    def shares(self) -> dict[str, float]:
+        """The shares of the last `WINDOW_S`, by stage; `own` is what our thread did else.
+
+        Stages that took no time are left out; empty at the first call. A share of a copy's stage can
+        exceed 1: tables are copied side by side.
+        """
+        with self._lock:
+            now = self._now()
+            spent = dict(self._spent)
+            for (stage, _), began in list(self._under_way.items()):
+                spent[stage] += now - began
+            self._seen.append((now, spent))
+            while len(self._seen) > 2 and self._seen[1][0] <= now - WINDOW_S:
+                self._seen.popleft()
+            then, before = self._seen[0]
+        if now <= then:
+            return {}
+        found = {str(s): (spent[s] - before[s]) / (now - then) for s in Stage}
+        found["own"] = max(0.0, 1.0 - found[Stage.SOURCE] - found[Stage.BLOCKED])
+        return {name: round(share, 3) for name, share in found.items() if round(share, 3) > 0}

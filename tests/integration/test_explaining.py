@@ -1,0 +1,156 @@
+"""What holds a job up is named under real conditions: a lock, a missing index, a standby, our own work."""
+
+from __future__ import annotations
+
+import time
+
+import psycopg
+import pytest
+from attempts import KEY, Attempt, execute, load, running
+from test_indicators import until
+
+from prefect_datasync.engine import metrics
+from prefect_datasync.engine.explain import Explanation, Seen, explain
+from prefect_datasync.engine.postgres import explaining
+from prefect_datasync.engine.postgres.session import Server, connect
+from prefect_datasync.engine.spec import SyncSpec
+
+SPEC = SyncSpec(tables=("public.*",))
+
+
+@pytest.fixture
+def both(source: Server, target: Server) -> tuple[Server, Server]:
+    execute(
+        source,
+        "create table t (id int primary key, x text)",
+        "insert into t select g, repeat('x', 200) from generate_series(1, 20000) g",
+    )
+    return source, target
+
+
+def explained(attempt: Attempt) -> Explanation:
+    """As `deployments.explaining` does it, from the sample and both servers."""
+    sample = attempt.sample
+    assert sample is not None
+    said = explaining.look(attempt.source, attempt.target, KEY, attempt.spec, None)
+    return explain(
+        Seen(
+            "job", "Running", "", lives=True, facts=sample.facts(),
+            at_target=said.at_target, at_source=said.at_source, unindexed=said.unindexed,
+            unseen=said.unseen,
+        )
+    )  # fmt: skip
+
+
+def named(attempt: Attempt, bottleneck: str, seconds: float = 20.0) -> Explanation:
+    """The explanation, once it is this one."""
+    end = time.monotonic() + seconds
+    while (found := explained(attempt)).bottleneck != bottleneck:
+        assert time.monotonic() < end, found
+        time.sleep(0.3)
+    return found
+
+
+def following(attempt: Attempt) -> None:
+    until(attempt, lambda s: s.kpis.verdict in ("no source data", "healthy"))
+
+
+def test_a_lock_at_the_target_is_named_with_its_holder(both):
+    source, target = both
+    with running(source, target, SPEC) as attempt:
+        following(attempt)
+        assert named(attempt, "none").do == "nothing"
+        with connect(target, "somebody") as blocker:
+            blocker.execute("begin; lock table public.t in access exclusive mode")
+            execute(source, "update t set x = 'y' where id < 100")
+            found = named(attempt, "lock wait")
+            assert f"process {blocker.info.backend_pid} (somebody, user " in found.because
+            assert "idle in transaction" in found.because
+            blocker.execute("rollback")
+        following(attempt)
+
+
+def test_a_key_without_an_index_is_named_with_its_table(both, monkeypatch):
+    monkeypatch.setattr(metrics, "BEHIND_MS", 500)
+    source, target = both
+    with running(source, target, SPEC) as attempt:
+        following(attempt)
+        execute(target, "alter table t drop constraint t_pkey", "analyze t")
+
+        def change(number: int) -> str:
+            return f"update t set x = x || 'z' where id between {number * 5} and {number * 5 + 4}"
+
+        with load(source, change):
+            found = named(attempt, "no index on the key")
+        assert "public.t" in found.because
+
+
+def test_a_synchronous_standby_that_is_away_is_named(both):
+    source, target = both
+    with running(source, target, SPEC) as attempt:
+        following(attempt)
+        with connect(target, "administrator") as admin:
+            admin.execute("alter system set synchronous_standby_names = 'nobody'")
+            admin.execute("select pg_reload_conf()")
+            try:
+                execute(source, "update t set x = 'y' where id < 100")
+                named(attempt, "synchronous standby")
+            finally:
+                # its own commit must not wait for the standby
+                admin.execute("set synchronous_commit = local")
+                admin.execute("alter system reset synchronous_standby_names")
+                admin.execute("select pg_reload_conf()")
+        following(attempt)
+
+
+def test_our_own_work_is_named_when_it_is_the_most(both, monkeypatch):
+    monkeypatch.setattr(metrics, "BEHIND_MS", 0)
+    source, target = both
+    columns = ", ".join(f"c{n} text" for n in range(60))
+    execute(source, f"create table wide (id int primary key, {columns})")
+    with running(source, target, SPEC) as attempt:
+        following(attempt)
+        values = ", ".join(f"'{n}'" for n in range(60))
+
+        def change(number: int) -> str:
+            first = number * 2000
+            return f"insert into wide select g, {values} from generate_series({first}, {first + 1999}) g"
+
+        with load(source, change):
+            end = time.monotonic() + 8
+            while time.monotonic() < end:
+                time.sleep(0.5)
+                sample = attempt.sample
+                assert sample is not None
+                if sample.stages.get("own", 0) > 0.4:
+                    break
+        assert sample.stages["own"] + sample.stages.get("blocked", 0) > 0.4
+        found = explained(attempt)
+        assert found.bottleneck in ("decoding", "apply")
+        assert "decoding" in found.because
+
+
+def test_a_server_that_is_away_is_left_out(both):
+    source, _ = both
+    nowhere = Server("127.0.0.1", 1, "none", "none")
+    said = explaining.look(source, nowhere, KEY, SPEC, None)
+    assert len(said.unseen) == 1
+    assert "the target" in said.unseen[0]
+
+
+def test_a_role_without_rights_sees_its_own_sessions(both):
+    source, target = both
+    with connect(source, "administrator") as admin:
+        admin.execute("drop role if exists plain_role")
+        admin.execute("create role plain_role login password 'plain'")
+        admin.execute("grant usage on schema public to plain_role")
+    try:
+        plain = Server(source.host, source.port, source.dbname, "plain_role", "plain")
+        said = explaining.look(plain, target, KEY, SPEC, None)
+        assert said.unseen == ()
+    finally:
+        with psycopg.connect(
+            host=source.host, port=source.port, dbname=source.dbname, user=source.user,
+            password=source.password, autocommit=True,
+        ) as admin:  # fmt: skip
+            admin.execute("drop owned by plain_role; drop role plain_role")
