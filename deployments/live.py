@@ -1,7 +1,8 @@
 """All jobs, or one, as they are from moment to moment: told by Prefect's events, never by a database.
 
-Indicators come with the events that jobs emit every two seconds. States are read from Prefect every few
-seconds: a job that emits nothing (it is paused, or its machine is gone) has one too.
+Indicators come with the events that jobs emit every two seconds while something happens. States and pages
+are read from Prefect every few seconds: a job that emits nothing (it rests, is paused, or its machine is
+gone) has those.
 """
 
 from __future__ import annotations
@@ -109,8 +110,12 @@ class Live:
     def _take(self, job: Glance) -> None:
         live = self._jobs.setdefault(job.name, LiveJob(job.name, job.state))
         live.state, live.since, live.message = job.state, job.since, job.message
-        if job.instance != live.instance or not live.facts:  # events are newer than pages
+        if job.instance != live.instance:
             live.instance, live.facts = job.instance, job.facts
+        elif job.facts.get("at", 0.0) > live.facts.get("at", 0.0):  # than the last event
+            copies = "copy_percent" in job.facts
+            tables = {k: v for k, v in live.facts.items() if copies and k.startswith("tables")}
+            live.facts = job.facts | tables
 
     def _ask(self) -> None:
         while not self._end.wait(STATES_S):

@@ -32,6 +32,7 @@ from prefect_datasync.tasks.events import (
 from prefect_datasync.tasks.prefect_api import quick_client
 
 CYCLE_S = 2.0
+REST_S = 20.0  #: between two events while nothing happens
 WATERMARK_S = 10.0
 MIRROR_S = 30.0
 LAST_WORDS_S = 5.0  #: how long the end of an attempt waits for its last report
@@ -55,7 +56,8 @@ class Reporter:
         self._bar = InstanceArtifact(job, Kind.COPY, run_id)
         self._mirror = CheckpointMirror(job)
         self._mirror_due = True
-        self._mirrored = self._marked = 0.0
+        self._mirrored = self._marked = self._told_at = 0.0
+        self._told: object = None
         self._trend: Trend | None = None
         self._hour: deque[Minute] | None = None
         self._strikes = 0
@@ -135,10 +137,18 @@ class Reporter:
         self._mirror_checkpoint(client)
         # Only after a call that worked: during an outage an event takes 7 s to fail, and the queue of
         # them would hold up the end of the process.
-        emit_metrics(self._job, str(self._run_id), sample)
+        self._tell(sample, last)
         for minute in done:
             emit_minute(self._job, minute)
         self._mark(sample, last)
+
+    def _tell(self, sample: Sample, last: bool) -> None:
+        """The indicators as an event; seldom while nothing happens, for Prefect keeps them for a week."""
+        now, kpis = time.monotonic(), sample.kpis
+        news = (kpis.instance_records, kpis.verdict, sample.copy and sample.copy.bytes)
+        if last or news != self._told or now - self._told_at >= REST_S:
+            self._told, self._told_at = news, now
+            emit_metrics(self._job, str(self._run_id), sample)
 
     def _last_hour(self, client: SyncPrefectClient) -> deque[Minute]:
         """The minutes that were closed; those of earlier processes are read from Prefect's events once."""

@@ -5,6 +5,7 @@ Prints one line of JSON when it opens the instance, and one when it has closed i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import subprocess
@@ -15,9 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prefect_datasync.engine.postgres.instance import open_instance
+from prefect_datasync.engine.postgres.instance import Instance, open_instance
 from prefect_datasync.engine.postgres.session import Server
+from prefect_datasync.engine.postgres.source_watch import SourceWatch
 from prefect_datasync.engine.spec import SyncSpec
+from prefect_datasync.engine.stages import Clocks
+
+CYCLE_S = 2.0  #: of `tasks.reporting`
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,23 @@ class Used:
 class Attempt:
     """A running attempt; *mode* `incremental` follows until `stop`, `full` ends by itself."""
 
-    def __init__(self, source: Server, target: Server, key: str, mode: str, *, leave: bool) -> None:
-        """*leave*: make what the job needs, and end before the first change."""
+    def __init__(
+        self,
+        source: Server,
+        target: Server,
+        key: str,
+        mode: str,
+        *,
+        leave: bool,
+        measure: bool | None = None,
+    ) -> None:
+        """An attempt that begins now.
+
+        Args:
+            leave: make what the job needs, and end before the first change.
+            measure: True takes a sample every two seconds, as reports do; False switches off all that is
+                only measured.
+        """
         self._started_at = time.time()
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__))],
@@ -47,6 +67,7 @@ class Attempt:
             "key": key,
             "mode": mode,
             "leave": leave,
+            "measure": measure,
             "source": asdict(source),
             "target": asdict(target),
         }
@@ -83,6 +104,9 @@ def main() -> None:
 
     print(json.dumps({"opened_at": time.time()}), flush=True)
     before = time.process_time()
+    if asked["measure"] is False:
+        Clocks.on = lambda clocks, stage: contextlib.nullcontext()  # type: ignore[method-assign]
+        SourceWatch.start = lambda watch: None  # type: ignore[method-assign]
     with open_instance(
         asked["key"], "bench", source, target, spec, stop=stop, say=lambda sentence: None
     ) as instance:
@@ -91,6 +115,8 @@ def main() -> None:
             with ThreadPoolExecutor(spec.copy_workers) as pool:
                 list(pool.map(instance.copy, units))
             instance.finish_copy()
+        if asked["measure"]:
+            threading.Thread(target=look, args=(instance,), daemon=True).start()
         if instance.needs_stream and not asked["leave"]:
             instance.stream()
     print(
@@ -102,6 +128,13 @@ def main() -> None:
             }
         )
     )
+
+
+def look(instance: Instance) -> None:
+    """Take samples as the reporter does."""
+    while True:
+        json.dumps(instance.sample().facts())
+        time.sleep(CYCLE_S)
 
 
 if __name__ == "__main__":
