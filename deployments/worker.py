@@ -4,6 +4,8 @@ It looks for work every second instead of every ten, since each Start and Resume
 given back its default first: a shell that starts a process in the background lets it ignore SIGINT, and
 Prefect's worker ends by sending itself one, so it would never end.
 
+It waits for an absent Prefect server as long as it takes: see `patient_worker`.
+
 A worker that is stopped kills its flows; their jobs stay `Running` for Prefect until the next worker or the
 maintenance flow `reconcile` looks, and continue from their position.
 """
@@ -34,7 +36,8 @@ def command(pool: str, name: str | None = None) -> list[str]:
     """Prefect's command line for the worker."""
     options = ["--pool", pool, "--type", "process", "--install-policy", "never"]
     options += ["--name", name or f"datasync-{socket.gethostname()}"]
-    return [sys.executable, "-m", "prefect", "worker", "start", *options]
+    program = "prefect_datasync.deployments.patient_worker"
+    return [sys.executable, "-m", program, "worker", "start", *options]
 
 
 def become_worker(pool: str, name: str | None = None) -> NoReturn:
