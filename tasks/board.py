@@ -79,7 +79,8 @@ def _page(job: str, sample: Sample, hour: Sequence[Minute | None]) -> Iterator[s
     if any(hour):
         yield "### The last hour"
         yield ""
-        rates = [None if each is None else each.rps for each in hour]
+        # A copy's rate would make that of the stream a line on the floor.
+        rates = [None if each is None or each.verdict == "copying" else each.rps for each in hour]
         lags = [None if each is None else each.emit_event_time_ms for each in hour]
         yield _picture("records a second", rates, count(_highest(rates)), BLUE)
         if any(lag is not None for lag in lags):
