@@ -28,9 +28,11 @@ FAST = {"PREFECT_WORKER_QUERY_SECONDS": "0.5"}
 WORKER = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "datasync"]
-os.execv(sys.executable, [*command, "--type", "process", "--install-policy", "never"])
+os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])
 """
+OPTIONS = ("worker", "start", "--type", "process", "--install-policy", "never", "--pool")
+OURS = ("prefect_datasync.deployments.patient_worker", *OPTIONS)
+PREFECTS_OWN = ("prefect", *OPTIONS)
 
 
 class PrefectServer:
@@ -106,7 +108,7 @@ def running_worker(prefect_server: PrefectServer, hooks_log: Path) -> Iterator[P
     own_hooks = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     own_hooks["DATASYNC_TEST_HOOKS"] = str(hooks_log)
     process = child_processes.launch(
-        [sys.executable, "-c", WORKER],
+        [sys.executable, "-c", WORKER, *OURS, "datasync"],
         environment=prefect_server.environment | FAST | own_hooks,
         log=log,
         folder=prefect_server.folder,

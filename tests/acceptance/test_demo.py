@@ -93,7 +93,14 @@ def test_the_demo_shows_a_job_that_ends_equal_and_leaves_nothing(place: Path) ->
     assert nothing_left(place, [], ports)
 
 
-@pytest.mark.parametrize("seconds", [1.0, 6.0, 30.0], ids=["servers", "prefect", "job"])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param(1.0, id="servers"),
+        pytest.param(6.0, id="prefect"),
+        pytest.param(30.0, id="job", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_ends_the_demo_at_any_point_without_a_trace(place: Path, seconds: float) -> None:
     with demo(place) as process:
         time.sleep(seconds)

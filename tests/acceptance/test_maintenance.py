@@ -201,6 +201,7 @@ def test_a_job_that_was_killed_while_it_was_asked_to_pause_ends_paused(
     assert jobs.resume(job, wait_s=LONG) == str(run)
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_stays_cancelled_and_a_pending_one_that_nobody_launches_is_launched(
     make_job: Callable[[str], str], client: SyncPrefectClient, eventually: Eventually
 ) -> None:

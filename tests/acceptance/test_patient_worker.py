@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from chaos_proxy import proxied
-from conftest import PrefectServer
+from conftest import FAST, PREFECTS_OWN, WORKER, Database, PrefectServer
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentUpdate
 
-from prefect_datasync.deployments import child_processes, worker
+from prefect_datasync.deployments import child_processes, jobs, worker
 from prefect_datasync.engine.postgres.session import Server
+from prefect_datasync.engine.spec import SyncSpec
 
 POOL = "patient"
 QUERY_S = 0.1
@@ -50,3 +55,37 @@ def test_a_worker_outlives_an_outage_that_would_end_prefects_own(
             assert "is away" not in log.read_text()[mark:]
         finally:
             child_processes.stop(process, 10)
+
+
+@pytest.mark.timeout(240)
+def test_prefects_own_worker_runs_jobs_too(
+    prefect_server: PrefectServer,
+    client: SyncPrefectClient,
+    blocks: tuple[str, str],
+    at_source: Database,
+    at_target: Database,
+    tmp_path: Path,
+    eventually: Callable[..., None],
+) -> None:
+    at_source("create table other (id int primary key)")
+    at_source("insert into other values (1)")
+    jobs.create_job("other", source=blocks[0], target=blocks[1], spec=SyncSpec())
+    process = child_processes.launch(
+        [sys.executable, "-c", WORKER, *PREFECTS_OWN, "prefects-own"],
+        environment=prefect_server.environment | FAST,
+        log=tmp_path / "log",
+        folder=tmp_path,
+    )
+    try:
+        eventually(lambda: "started!" in (tmp_path / "log").read_text(), 60)
+        deployment = client.read_deployment_by_name("data-sync/other")
+        client.update_deployment(deployment.id, DeploymentUpdate(work_pool_name="prefects-own"))
+        run = jobs.start("other", wait_s=60)
+        jobs.pause("other")
+        at_source("insert into other values (2)")
+        assert jobs.resume("other", wait_s=60) == run
+        eventually(lambda: at_target("select count(*) from other") == [(2,)])
+        jobs.pause("other")
+        jobs.delete("other")
+    finally:
+        child_processes.stop(process, 10)

@@ -274,6 +274,7 @@ def test_whatever_is_killed_the_data_flows_again_soon_with_nothing_lost(
     assert max(took) < 3 * WITHIN_S, took  # other tests keep the machine busy: see the next one
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("maintained")
 def test_a_flow_that_outlives_its_worker_goes_on_and_is_not_started_a_second_time(
     orders: str,

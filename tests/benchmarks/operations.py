@@ -162,7 +162,7 @@ def flows() -> Iterator[int]:
         with contextlib.suppress(OSError, ValueError):
             line = (folder / "cmdline").read_bytes().split(b"\0")
             mine = os.environ["PREFECT_API_URL"].encode() in (folder / "environ").read_bytes()
-            if mine and line[1:3] in ([b"-m", b"prefect.engine"], [b"-m", b"prefect.flow_engine"]):
+            if mine and line[1:3] == [b"-m", b"prefect_datasync.deployments.flow_process"]:
                 yield int(folder.name)
 
 
