@@ -11,7 +11,7 @@ import pytest
 from chaos_proxy import proxied
 from conftest import FAST, PREFECTS_OWN, WORKER, Database, PrefectServer
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 
 from prefect_datasync.deployments import child_processes, jobs, worker
 from prefect_datasync.engine.postgres.session import Server
@@ -70,16 +70,16 @@ def test_prefects_own_worker_runs_jobs_too(
     at_source("create table other (id int primary key)")
     at_source("insert into other values (1)")
     jobs.create_job("other", source=blocks[0], target=blocks[1], spec=SyncSpec())
+    client.create_work_pool(WorkPoolCreate(name="own-worker", type="process"))
     process = child_processes.launch(
-        [sys.executable, "-c", WORKER, *PREFECTS_OWN, "prefects-own"],
+        [sys.executable, "-c", WORKER, *PREFECTS_OWN, "own-worker"],
         environment=prefect_server.environment | FAST,
         log=tmp_path / "log",
         folder=tmp_path,
     )
     try:
-        eventually(lambda: "started!" in (tmp_path / "log").read_text(), 60)
         deployment = client.read_deployment_by_name("data-sync/other")
-        client.update_deployment(deployment.id, DeploymentUpdate(work_pool_name="prefects-own"))
+        client.update_deployment(deployment.id, DeploymentUpdate(work_pool_name="own-worker"))
         run = jobs.start("other", wait_s=60)
         jobs.pause("other")
         at_source("insert into other values (2)")
