@@ -64,6 +64,7 @@ EFFECTS: dict[str, Effect] = {
     "batch_rows": Effect.ATTEMPT,
     "batch_bytes": Effect.ATTEMPT,
     "lock_timeout_ms": Effect.ATTEMPT,
+    "alerts": Effect.ATTEMPT,
     "hooks": Effect.ATTEMPT,
     "wal_budget_bytes": Effect.NOW,
     "on_wal_budget": Effect.NOW,

@@ -6,7 +6,10 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from prefect_datasync.engine.alerts import DEFAULT as DEFAULT_ALERTS
+from prefect_datasync.engine.alerts import Rule, parse_all
 
 JOB_NAME = (
     r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"  #: also a block's name and a part of a slot's name
@@ -122,10 +125,27 @@ class SyncSpec(BaseModel):
         " is reached (drop), after which the tables must be copied again.",
     )
 
+    alerts: tuple[Pattern, ...] = Field(
+        DEFAULT_ALERTS,
+        description="When to alarm, e.g. 'emit_event_time_ms > 60000 for 5m', 'lag_bytes > 1GB',"
+        " 'stalled', 'wal warning', 'failed', 'no heartbeat for 2m'; `datasync alerts deploy` makes"
+        " automations of them.",
+    )
+
     hooks: dict[Moment, ImportPath] = Field(
         default_factory=dict,
         description="Your own callables by moment, as package.module:function(flow, flow_run, state).",
     )
+
+    @field_validator("alerts")
+    @classmethod
+    def _read_alerts(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(rule.text for rule in parse_all(lines))
+
+    @property
+    def alert_rules(self) -> tuple[Rule, ...]:
+        """The rules in `alerts`."""
+        return parse_all(self.alerts)
 
     def selects(self, schema: str, table: str) -> bool:
         """Whether the job syncs *schema*.*table*: some pattern of `tables` fits and none of `exclude`."""

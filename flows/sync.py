@@ -155,7 +155,7 @@ def _attempt(
     with contextlib.ExitStack() as stack:
         instance = _open(stack, job, run, source, target, spec, watch, say)
         watch.holds_job()
-        reporter = stack.enter_context(open_reporter(job.name, run.id, say))
+        reporter = stack.enter_context(open_reporter(job.name, run.id, spec.alert_rules, say))
         reporter.begin(instance.sample, instance.checkpoint)
         begun = "resume" if instance.resumed else "start"
         asked = hooks.ENTRY.pop(str(run.id), begun)
@@ -174,7 +174,8 @@ def _attempt(
         except TerminationSignal:
             watch.stop("cancel")  # every thread of the engine leaves
             raise
-        reporter.end()  # before the lock goes, so that the next attempt's reports come later
+        # before the lock goes, so that the next attempt's reports come later
+        reporter.end("the job was paused" if watch.reason() == "pause" else "the job has ended")
         checkpoint: Checkpoint | None = None
         with contextlib.suppress(DatasyncError):
             checkpoint = instance.checkpoint()

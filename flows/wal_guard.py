@@ -2,7 +2,8 @@
 
 For each job it forecasts when `max_slot_wal_keep_size` or the job's budget is reached (`engine.wal_growth`).
 From `warning` on it logs a sentence and emits an event `datasync.wal.warning` or `datasync.wal.critical`,
-at every look as long as it is so, because an event may get lost. Beyond that the job's spec decides:
+at every look as long as it is so, because an event may get lost; the alerts `wal warning` and `wal critical`
+of a spec are told once an episode (`flows.wal_alerts`). Beyond that the job's spec decides:
 
     alert     nothing more
     resume    a paused job is resumed as soon as the forecast is critical
@@ -37,10 +38,11 @@ from prefect_datasync.flows.every_job import EachJob, every_job
 from prefect_datasync.flows.instance_job import source_of, target_of
 from prefect_datasync.flows.runs import current_run, state_of
 from prefect_datasync.flows.wal_actions import Act, drop_slots, resume
+from prefect_datasync.flows.wal_alerts import Look, tell_alerts
 from prefect_datasync.tasks.events import resource
 from prefect_datasync.tasks.prefect_api import quick_client
 from prefect_datasync.tasks.wal import JobWal, judged, mark_facts
-from prefect_datasync.tasks.wal_table import last_marks, show
+from prefect_datasync.tasks.wal_table import last_firing, last_marks, show
 
 Log = Logger | LoggerAdapter[Logger]
 RETRIES = 2
@@ -55,6 +57,7 @@ class Guarded:
     Attributes:
         job: None for an orphan.
         wal: None when nothing could be seen.
+        seen: whether the source answered, so that `level` is known.
         act: what was done, or tried; None for nothing.
     """
 
@@ -65,6 +68,7 @@ class Guarded:
     mark: Mark | None
     says: str
     act: Act | None = None
+    seen: bool = True
 
 
 @flow(name="wal-guard", persist_result=False)
@@ -75,7 +79,8 @@ def wal_guard() -> list[Guarded]:
         before = last_marks(client)
         sources: defaultdict[Server, list[EachJob]] = defaultdict(list)
         found: list[Guarded] = []
-        for job in every_job(client):
+        everyone = every_job(client)
+        for job in everyone:
             try:
                 sources[source_of(job.parameters)].append(job)
             except (DatasyncError, ValueError) as exc:  # its block is gone
@@ -84,7 +89,9 @@ def wal_guard() -> list[Guarded]:
             found += _guard_source(client, server, jobs, before, log)
         context = FlowRunContext.get()
         run = context.flow_run if context else None
-        show(client, run.id if run else None, [_row(each) for each in found])
+        firing = _alerts(everyone, found, last_firing(client))
+        rows = [_row(each, firing.get(each.job or "", frozenset())) for each in found]
+        show(client, run.id if run else None, rows)
     worst = max((each.level for each in found), default=Level.OK)
     log.info("looked at %d jobs at %d sources: %s", len(found), len(sources), worst.word)
     return found
@@ -117,7 +124,7 @@ def _guard_source(
 def _unseen(job: EachJob, why: str, log: Log) -> Guarded:
     says = f"WAL_NOT_SEEN: job {job.name}: {why}. Nothing was changed. Do: cure it; the guard looks again."
     log.warning("%s", says)
-    return Guarded(job.name, "", Level.OK, None, None, says)
+    return Guarded(job.name, "", Level.OK, None, None, says, seen=False)
 
 
 def _guard_job(
@@ -194,6 +201,27 @@ def _tell(one: Guarded, log: Log) -> None:
     emit_event(f"datasync.wal.{one.level.word}", resource=resource(one.job), payload=payload)
 
 
+def _alerts(
+    jobs: list[EachJob], found: list[Guarded], before: dict[str, frozenset[str]]
+) -> dict[str, frozenset[str]]:
+    """Tell the alerts of all jobs; gives those that fire, by job."""
+    of_job = {each.job: each for each in found}
+    return {
+        job.name: tell_alerts(
+            job, _look_of(of_job.get(job.name)), before.get(job.name, frozenset())
+        )
+        for job in jobs
+    }
+
+
+def _look_of(one: Guarded | None) -> Look:
+    if one is None:
+        return Look(Level.OK, "the source keeps no WAL for it", "nothing")
+    do = one.act.do if one.act else _advice(one)
+    level = one.level if one.seen else None
+    return Look(level, f"it is {one.state}, and {one.says}", do, one.wal)
+
+
 def _advice(one: Guarded) -> str:
     if one.wal is None or one.wal.is_lost:
         return f"`datasync restart {one.job}`, which copies the tables again"
@@ -219,7 +247,7 @@ def _orphans(
     return found
 
 
-def _row(one: Guarded) -> dict[str, Any]:
+def _row(one: Guarded, firing: frozenset[str]) -> dict[str, Any]:
     wal = one.wal
     return {
         "job": one.job or "-",
@@ -227,6 +255,7 @@ def _row(one: Guarded) -> dict[str, Any]:
         "level": one.level.word,
         "says": one.says,
         "did": one.act.did if one.act else "",
+        "alerts": ", ".join(sorted(firing)),
         "slot": wal.slot if wal else "",
         "retained_bytes": wal.retained_bytes if wal else None,
         "bytes_per_s": wal.bytes_per_s if wal else None,

@@ -10,20 +10,23 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 
 from prefect_datasync.blocks.checkpoint import CheckpointMirror
+from prefect_datasync.engine.alerts import Rule
 from prefect_datasync.engine.errors import DatasyncError
 from prefect_datasync.engine.postgres.state import Checkpoint
 from prefect_datasync.engine.sample import Sample
 from prefect_datasync.engine.trend import Minute, Trend, merged
+from prefect_datasync.tasks.alerts import Alerts
 from prefect_datasync.tasks.artifacts import InstanceArtifact, Kind
 from prefect_datasync.tasks.board import board
 from prefect_datasync.tasks.events import (
+    emit_heartbeat,
     emit_metrics,
     emit_minute,
     emit_watermark,
@@ -33,6 +36,7 @@ from prefect_datasync.tasks.prefect_api import quick_client
 
 CYCLE_S = 2.0
 REST_S = 20.0  #: between two events while nothing happens
+HEARTBEAT_S = 20.0
 WATERMARK_S = 10.0
 MIRROR_S = 30.0
 LAST_WORDS_S = 5.0  #: how long the end of an attempt waits for its last report
@@ -45,19 +49,24 @@ class Reporter:
     """Reports one attempt; `open_reporter` starts and ends it.
 
     Args:
+        rules: judged at every report.
         say: told when reports begin to fail, and when they work again.
     """
 
-    def __init__(self, job: str, run_id: UUID, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, job: str, run_id: UUID, rules: Sequence[Rule], say: Callable[[str], None]
+    ) -> None:
         self._job, self._run_id, self._say = job, run_id, say
+        self._alerts = Alerts(job, str(run_id), rules)
         self._ask: Callable[[], Sample] | None = None
         self._look: Callable[[], Checkpoint | None] | None = None
         self._page = InstanceArtifact(job, Kind.KPIS, run_id)
         self._bar = InstanceArtifact(job, Kind.COPY, run_id)
         self._mirror = CheckpointMirror(job)
         self._mirror_due = True
-        self._mirrored = self._marked = self._told_at = 0.0
+        self._mirrored = self._marked = self._told_at = self._beaten = 0.0
         self._told: object = None
+        self._reason = ""
         self._trend: Trend | None = None
         self._hour: deque[Minute] | None = None
         self._strikes = 0
@@ -84,10 +93,15 @@ class Reporter:
         self._mirror_due = True
         self._wake.set()
 
-    def end(self, wait_s: float = LAST_WORDS_S) -> None:
-        """Report once more, wait for it for a moment, and stop."""
+    def end(self, reason: str = "its process has ended", wait_s: float = LAST_WORDS_S) -> None:
+        """Report once more, wait for it for a moment, and stop.
+
+        Args:
+            reason: said of alerts that are open.
+        """
         if self._ending or not self._thread.is_alive():
             return
+        self._reason = reason
         self._ending = self._mirror_due = True
         self._wake.set()
         self._thread.join(wait_s)
@@ -141,6 +155,17 @@ class Reporter:
         for minute in done:
             emit_minute(self._job, minute)
         self._mark(sample, last)
+        self._beat(last)
+        if last:
+            self._alerts.end(client, self._reason)
+        else:
+            self._alerts.look(client, sample)
+
+    def _beat(self, last: bool) -> None:
+        now = time.monotonic()
+        if last or now - self._beaten >= HEARTBEAT_S:
+            self._beaten = now
+            emit_heartbeat(self._job, last)
 
     def _tell(self, sample: Sample, last: bool) -> None:
         """The indicators as an event; seldom while nothing happens, for Prefect keeps them for a week."""
@@ -179,9 +204,11 @@ class Reporter:
 
 
 @contextlib.contextmanager
-def open_reporter(job: str, run_id: UUID, say: Callable[[str], None]) -> Iterator[Reporter]:
+def open_reporter(
+    job: str, run_id: UUID, rules: Sequence[Rule], say: Callable[[str], None]
+) -> Iterator[Reporter]:
     """A reporter that has stopped when the block ends."""
-    reporter = Reporter(job, run_id, say)
+    reporter = Reporter(job, run_id, rules, say)
     try:
         yield reporter
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -39,13 +39,25 @@ def show(client: SyncPrefectClient, run_id: UUID | None, rows: Sequence[dict[str
 def last_marks(client: SyncPrefectClient) -> dict[str, Mark]:
     """What the guard saw last, by slot."""
     found: dict[str, Mark] = {}
+    for row in _rows(client):
+        mark = mark_of(row)
+        if mark is not None and (mark.slot not in found or found[mark.slot].at < mark.at):
+            found[mark.slot] = mark
+    return found
+
+
+def last_firing(client: SyncPrefectClient) -> dict[str, frozenset[str]]:
+    """Slugs of the alerts that the guard's last look left firing, by job."""
+    return {
+        str(row.get("job")): frozenset(filter(None, str(row.get("alerts", "")).split(", ")))
+        for row in _rows(client)
+    }
+
+
+def _rows(client: SyncPrefectClient) -> Iterator[dict[str, Any]]:
     for artifact in find(client, [KEY]):
         try:
             rows = json.loads(str(artifact.data))
         except ValueError:
             continue
-        for row in rows if isinstance(rows, list) else ():
-            mark = mark_of(row) if isinstance(row, dict) else None
-            if mark is not None and (mark.slot not in found or found[mark.slot].at < mark.at):
-                found[mark.slot] = mark
-    return found
+        yield from (row for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()

@@ -99,6 +99,27 @@ def events(client: SyncPrefectClient, job: jobs.Job) -> list[tuple[str, dict[str
     ]
 
 
+def alerts_told(client: SyncPrefectClient, job: jobs.Job) -> list[tuple[str, str, str]]:
+    """Told, slug and sentence of the job's alert events that the server holds, the oldest first."""
+    wanted = {
+        "filter": {
+            "event": {"prefix": ["datasync.alert."]},
+            "resource": {"id": [f"datasync.job.{job.name}"]},
+            "order": "ASC",
+        },
+        "limit": 50,
+    }
+    found = client.request("POST", "/events/filter", json=wanted).json()["events"]
+    return [
+        (
+            e["event"].removeprefix("datasync.alert."),
+            e["resource"]["datasync.alert"],
+            e["payload"]["sentence"],
+        )
+        for e in found
+    ]
+
+
 def said(client: SyncPrefectClient, run: str) -> str:
     where = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(run)]))
     return "\n".join(line.message for line in client.read_logs(log_filter=where))
@@ -159,6 +180,23 @@ def test_a_pause_says_what_the_source_keeps_and_the_guard_warns_and_resumes_in_t
     eventually(lambda: at_target("select id from orders") == [(1,)])
     working = guard(job)
     assert (working.state, working.act) == (JobState.RUNNING, None)
+
+    # the alerts were told once, however often the guard looked, and are over
+    eventually(lambda: working.level is Level.OK or guard(job).level is Level.OK)
+    eventually(lambda: len(alerts_told(client, job)) == 4)
+    told = alerts_told(client, job)
+    assert [(told, slug) for told, slug, _ in told] == [
+        ("firing", "wal-warning"),
+        ("firing", "wal-critical"),
+        ("resolved", "wal-warning"),
+        ("resolved", "wal-critical"),
+    ]
+    assert told[0][2].startswith(
+        f"ALERT: `wal warning` of job {job.name}: it is Paused, and the source"
+    )
+    assert told[0][2].endswith(
+        f"Do: `datasync resume {job.name}`, or delete the job if nobody needs it any more."
+    )
 
 
 def wish(client: SyncPrefectClient, job: jobs.Job, wished: OnWalBudget) -> None:

@@ -31,11 +31,14 @@ LIST = """
   source: shop
   target: copy
 """
+ALERTS = ("failed", "stalled for 5m", "lag_bytes > 1GB", "rps < 0.5 for 10m", "no heartbeat for 2m")
 
 
 def _any_value_of(field: str) -> st.SearchStrategy[Any]:
     if field == "hooks":  # Hypothesis cannot draw from the pattern of a dictionary's values
         return st.dictionaries(st.sampled_from(Moment), st.from_regex(IMPORT_PATH, fullmatch=True))
+    if field == "alerts":  # each of a form of its own
+        return st.lists(st.sampled_from(ALERTS), unique=True).map(tuple)
     if field == "wal_budget_bytes":  # nor between limits of what may be None
         return st.none() | st.integers(1 << 20, 1 << 60)
     info = SyncSpec.model_fields[field]
