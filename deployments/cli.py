@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from prefect_datasync.deployments import cli_exporter, cli_jobs, cli_live, cli_maintenance, cli_wal
+from prefect_datasync.deployments import (
+    cli_alerts,
+    cli_exporter,
+    cli_jobs,
+    cli_live,
+    cli_maintenance,
+    cli_wal,
+)
 from prefect_datasync.deployments.cli_connections import connections
 from prefect_datasync.deployments.cli_output import (
     Json,
@@ -55,6 +62,7 @@ app.command(cli_wal.orphans)
 app.command(cli_live.watch)
 app.command(cli_live.metrics)
 app.command(cli_exporter.exporter)
+app.command(cli_alerts.app)
 
 
 @app.command

@@ -14,6 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import ObjectNotFound
 
 from prefect_datasync.blocks.checkpoint import SyncCheckpoint
+from prefect_datasync.deployments import alerts
 from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.deployments.definitions import Job, read_job, source_server, target_server
 from prefect_datasync.deployments.observation import is_free, job_now
@@ -62,6 +63,7 @@ def _forget(client: SyncPrefectClient, job: Job) -> None:
     for artifact in find(client, [artifact_key(job.name, kind) for kind in Kind]):
         with contextlib.suppress(ObjectNotFound):
             client.delete_artifact(artifact.id)
+    alerts.forget(client, job.name)
     with contextlib.suppress(ObjectNotFound, ValueError):
         SyncCheckpoint.delete(job.name)
     with contextlib.suppress(ObjectNotFound):
