@@ -39,7 +39,9 @@ def control_plane() -> Iterator[SyncPrefectClient]:
 
 def _ask_for_health(url: str) -> None:
     if url.startswith("http://"):  # a client of Prefect's own costs 0.2 s more
-        httpx.get(f"{url}/health", timeout=TIMEOUT_S, verify=False)
+        answer = httpx.get(f"{url}/health", timeout=TIMEOUT_S, verify=False)
+        if answer.is_server_error:
+            answer.raise_for_status()
         return
     with quick_client() as client:
         client.request("GET", "/health")

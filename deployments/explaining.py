@@ -24,8 +24,7 @@ def explain(name: str) -> Explanation:
     with control_plane() as client:
         job = read_job(client, name)
         (now,) = glances(client, [name])
-        source, target = source_server(job), target_server(job)
-    lives = now.state in LIVING
+        lives = now.state in LIVING
     seen = Seen(
         job=name,
         state=str(now.state),
@@ -36,6 +35,7 @@ def explain(name: str) -> Explanation:
     )
     if not lives:
         return judge(seen)
+    source, target = source_server(job), target_server(job)
     slot = None
     try:
         checkpoint = read_checkpoint(target, job.key)

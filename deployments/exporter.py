@@ -11,38 +11,40 @@ import contextvars
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.deployments.exposition import families
 from prefect_datasync.deployments.glance import Glance, glances
 from prefect_datasync.engine.errors import ControlError
+from prefect_datasync.tasks.prefect_api import quick_client
 
 PORT = 9757
 CACHE_S = 2.0  #: as often as jobs tell of themselves
+DEADLINE_S = 5.0  #: Prometheus waits for 10 s unless told otherwise
 
 
 class JobCollector(Collector):
-    """Reads the jobs at most every `CACHE_S`; when Prefect is away, it says so and nothing else."""
+    """Reads the jobs at most every `CACHE_S`; when Prefect does not answer, it says so and nothing else."""
 
     def __init__(self) -> None:
         self._jobs: list[Glance] | None = None
         self._read_at = -CACHE_S
         self._took_s = 0.0
         self._lock = threading.Lock()
-        # A scrape comes on a thread of its own; Prefect's settings may be of this context only.
+        self._reading: Future[list[Glance] | None] | None = None
         self._within = contextvars.copy_context()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read jobs")
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client`."""
         with self._lock:
             if time.monotonic() - self._read_at >= CACHE_S:
-                self._jobs, self._took_s = self._within.run(_read)
-                self._read_at = time.monotonic()
+                self._read()
             jobs, took_s = self._jobs, self._took_s
         yield GaugeMetricFamily(
             "datasync_exporter_prefect_up", "Whether Prefect answered", value=jobs is not None
@@ -53,13 +55,27 @@ class JobCollector(Collector):
         if jobs is not None:
             yield from families(jobs, time.time())
 
+    def _read(self) -> None:
+        """Read, but not for longer than a scrape may last; a read that goes on is waited for next time."""
+        began = time.monotonic()
+        if self._reading is None:
+            # Prefect's settings may be of the context only in which the exporter was made.
+            self._reading = self._thread.submit(self._within.run, _glances)
+        try:
+            self._jobs = self._reading.result(DEADLINE_S)
+            self._reading = None
+        except TimeoutError:
+            self._jobs = None
+        self._read_at = time.monotonic()
+        self._took_s = self._read_at - began
 
-def _read() -> tuple[list[Glance] | None, float]:
-    began = time.monotonic()
-    found: list[Glance] | None = None
-    with contextlib.suppress(ControlError), control_plane() as client:
-        found = glances(client)
-    return found, time.monotonic() - began
+
+def _glances() -> list[Glance] | None:
+    try:
+        with quick_client() as client:
+            return glances(client)
+    except Exception:  # noqa: BLE001 - whatever it is, Prefect did not answer as it should
+        return None
 
 
 @contextlib.contextmanager
@@ -77,9 +93,9 @@ def exporter(port: int = PORT, host: str = "127.0.0.1") -> Iterator[str]:
     server: WSGIServer
     try:
         server, thread = start_http_server(port, host, registry)
-    except OSError as exc:
+    except (OSError, OverflowError) as exc:
         raise ControlError(
-            f"{host}:{port} cannot be listened on ({exc.strerror or exc})",
+            f"{host}:{port} cannot be listened on ({exc})",
             do="choose another one with --port or --host",
             code="PORT_TAKEN",
         ) from exc

@@ -22,6 +22,7 @@ from prefect_datasync.deployments.glance import LIVING, Glance
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.metrics import VERDICTS
 
+LABEL = "sync_job"  #: `job` is Prometheus' own name for what it scrapes
 STALE_S = 60.0
 STATES = tuple(state for state in JobState if state is not JobState.DELETED)
 
@@ -66,20 +67,20 @@ def families(jobs: Sequence[Glance], now: float) -> Iterator[Metric]:
     """
     for number in NUMBERS:
         make: Callable[..., Any] = CounterMetricFamily if number.counter else GaugeMetricFamily
-        family = make(f"datasync_{number.name}", number.help, labels=["job"])
+        family = make(f"datasync_{number.name}", number.help, labels=[LABEL])
         for job in jobs:
             value = job.facts.get(number.fact)
             if value is not None and (not number.living or lives(job, now)):
                 family.add_metric([job.name], value / number.divisor)
         yield family
-    states = StateSetMetricFamily("datasync_job_state", "State of the job", labels=["job"])
-    verdicts = StateSetMetricFamily("datasync_verdict", "What the indicators mean", labels=["job"])
-    info = InfoMetricFamily("datasync_instance", "The flow run of the job", labels=["job"])
+    states = StateSetMetricFamily("datasync_job_state", "State of the job", labels=[LABEL])
+    verdicts = StateSetMetricFamily("datasync_verdict", "What the indicators mean", labels=[LABEL])
+    info = InfoMetricFamily("datasync_instance", "The flow run of the job", labels=[LABEL])
     started = GaugeMetricFamily(
-        "datasync_instance_start_timestamp_seconds", "Start of the instance", labels=["job"]
+        "datasync_instance_start_timestamp_seconds", "Start of the instance", labels=[LABEL]
     )
     stages = GaugeMetricFamily(
-        "datasync_stage_ratio", "Share of the time by stage", labels=["job", "stage"]
+        "datasync_stage_ratio", "Share of the time by stage", labels=[LABEL, "stage"]
     )
     for job in jobs:
         states.add_metric([job.name], {str(state): state is job.state for state in STATES})

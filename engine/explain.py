@@ -14,7 +14,7 @@ from typing import Any
 from prefect_datasync.engine.quantities import milliseconds, size, span
 
 BUSY = 0.5  #: a stage that takes such a share of the time counts
-SPILL_BYTES = 64 * 1024 * 1024
+SPILL_BYTES = 1024 * 1024  #: a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Seen:
         age_s: how old that is.
         at_target, at_source: the job's backends that wait.
         unindexed: tables of the target that are changed by a key without an index.
-        spilled_bytes: what the source wrote to disk to decode large transactions.
+        spilled_bytes: what the source wrote to disk in a second to decode large transactions.
         unseen: what could not be looked at, in words.
     """
 
@@ -247,7 +247,7 @@ def _source(seen: Seen) -> Explanation:
     if spilled > SPILL_BYTES:
         return Explanation(
             "source decoding",
-            f"{because} It has written {size(spilled)} to disk to decode large transactions.",
+            f"{because} It writes {size(spilled)} a second to disk to decode large transactions.",
             "raise logical_decoding_work_mem at the source, or commit in smaller transactions",
         )
     if waits:

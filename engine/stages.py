@@ -33,6 +33,10 @@ class Stage(StrEnum):
     BUILD = "build"
 
 
+_OF_STREAM = (Stage.SOURCE, Stage.BLOCKED, Stage.APPLY, Stage.COMMIT)
+_OF_COPY = (Stage.READ, Stage.WRITE, Stage.BUILD)
+
+
 class Clocks:
     """Adds up the seconds of each stage; an interval under way counts as far as it has gone.
 
@@ -59,10 +63,15 @@ class Clocks:
                 del self._under_way[key]
                 self._spent[stage] += self._now() - began
 
+    def restart(self) -> None:
+        """Forget what was before: another part of the instance begins."""
+        with self._lock:
+            self._seen.clear()
+
     def shares(self) -> dict[str, float]:
         """The shares of the last `WINDOW_S`, by stage; `own` is what our thread did else.
 
-        Stages that took no time are left out; empty at the first call. A share of a copy's stage can
+        `own` is left out in a copy, which has no such thread. Stages that took no time are left out; empty at the first call. A share of a copy's stage can
         exceed 1: tables are copied side by side.
         """
         with self._lock:
@@ -77,5 +86,6 @@ class Clocks:
         if now <= then:
             return {}
         found = {str(s): (spent[s] - before[s]) / (now - then) for s in Stage}
-        found["own"] = max(0.0, 1.0 - found[Stage.SOURCE] - found[Stage.BLOCKED])
+        if any(found[s] for s in _OF_STREAM) and not any(found[s] for s in _OF_COPY):
+            found["own"] = max(0.0, 1.0 - found[Stage.SOURCE] - found[Stage.BLOCKED])
         return {name: round(share, 3) for name, share in found.items() if round(share, 3) > 0}

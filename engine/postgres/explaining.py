@@ -6,6 +6,7 @@ a server that does not answer in time is left out.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from prefect_datasync.engine.errors import DatasyncError
@@ -16,6 +17,8 @@ from prefect_datasync.engine.postgres.severing import within
 from prefect_datasync.engine.spec import SyncSpec
 
 LOOK_S = 10.0
+LONG_S = 0.5  #: shorter waits for a lock are everyday life
+SPILLING_S = 1.0  #: between two looks at what the source has spilled
 SCANS = 3  #: so many scans of a whole table are no accident
 SMALL_PAGES = 100  #: below, a scan costs nothing
 
@@ -74,6 +77,9 @@ def look(source: Server, target: Server, key: str, spec: SyncSpec, slot: str | N
         ):
             at_source = _waiting(session, key)
             spilled = _spilled(session, slot)
+            if spilled:  # it counts since ever: what matters is what comes now
+                time.sleep(SPILLING_S)
+                spilled = _spilled(session, slot) - spilled
             keys = [
                 (t.schema, t.name, t.key[0] if t.key else None)
                 for t in read_tables(session, spec.selects)
@@ -100,14 +106,32 @@ def _waiting(session: Connection, key: str) -> tuple[Waiting, ...]:
         _WAITING, {"length": len(mine) + 1, "mine": mine.replace("_", r"\_") + "%"}
     ).fetchall()
     waiting = []
-    for _, purpose, kind, event, seconds, blocking in found:
+    for pid, purpose, kind, event, seconds, blocking in found:
+        if kind == "Lock":
+            seconds = _lock_wait_s(session, pid, seconds)
+            if seconds < LONG_S:
+                continue
         blockers = session.execute(_BLOCKERS, (blocking,)).fetchall() if blocking else []
+        if blockers and all(name.startswith(mine) for _, name, *_ in blockers):
+            continue  # our own: two copies that extend the same table
         said = tuple(
             f"process {pid} ({name}, user {user}, {state} for {since:.0f} s)"
             for pid, name, user, state, since in blockers
         )
         waiting.append(Waiting(purpose, kind, event, seconds, said))
     return tuple(waiting)
+
+
+def _lock_wait_s(session: Connection, pid: int, of_query: float) -> float:
+    """For how long a backend has waited for its lock; before 14 the age of its statement."""
+    if session.info.server_version < 140000:
+        return of_query
+    row = session.execute(
+        "select extract(epoch from clock_timestamp() - min(waitstart))::float8 from pg_locks"
+        " where pid = %s and not granted",
+        (pid,),
+    ).fetchone()
+    return float(row[0]) if row is not None and row[0] is not None else 0.0
 
 
 def _unindexed(session: Connection, keys: list[tuple[str, str, str | None]]) -> tuple[str, ...]:

@@ -76,6 +76,7 @@ class StreamStage:
         Raises:
             DatasyncError: a fault that waiting does not heal.
         """
+        self._attempt.clocks.restart()
         faults = 0
         while self._stop() is None:
             began = time.monotonic()

@@ -28,6 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prefect_datasync.deployments import jobs
 from prefect_datasync.deployments.course import course
 from prefect_datasync.deployments.exporter import CACHE_S, exporter
+from prefect_datasync.deployments.exposition import LABEL
 from prefect_datasync.deployments.live import live
 from prefect_datasync.engine.errors import ConfigError, ControlError
 from prefect_datasync.engine.lifecycle import JobState
@@ -149,7 +150,7 @@ def metrics_at(address: str) -> dict[tuple[str, str | None], float]:
     with urllib.request.urlopen(address, timeout=10) as answer:
         text = answer.read().decode()
     return {
-        (sample.name, sample.labels.get("job")): sample.value
+        (sample.name, sample.labels.get(LABEL)): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }

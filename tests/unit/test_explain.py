@@ -30,7 +30,7 @@ def with_stages(**shares: float) -> Seen:
         (
             replace(with_stages(own=0.1, source=0.9), spilled_bytes=10**9),
             "source decoding",
-            "written 1.0 GB to disk",
+            "writes 1.0 GB a second to disk",
         ),
         (replace(SEEN, unindexed=("public.t",)), "no index on the key", "rows of public.t"),
         (
@@ -107,6 +107,17 @@ def test_shares_are_of_the_last_half_minute():
             now.at += WINDOW_S / 10
         last = clocks.shares()
     assert last == {"blocked": 1.0}
+
+
+def test_a_copy_has_no_share_of_our_thread():
+    now = Time()
+    clocks = Clocks(now)
+    clocks.shares()
+    now.at += 5
+    assert clocks.shares() == {}  # it prepares
+    with clocks.on(Stage.READ):
+        now.at += 5
+    assert clocks.shares() == {"read": 0.5}
 
 
 def test_an_interval_under_way_counts():

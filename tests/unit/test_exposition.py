@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 import prefect_datasync.deployments
-from prefect_datasync.deployments.exposition import STALE_S, families
+from prefect_datasync.deployments.exposition import LABEL, STALE_S, families
 from prefect_datasync.deployments.glance import Glance
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.metrics import Kpis
@@ -48,8 +48,8 @@ def exposed(*jobs: Glance, now: float = NOW) -> dict[tuple[str, str, str], float
     found = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         for sample in family.samples:
-            more = [v for k, v in sorted(sample.labels.items()) if k != "job"]
-            found[sample.name, sample.labels["job"], "".join(more)] = sample.value
+            more = [v for k, v in sorted(sample.labels.items()) if k != LABEL]
+            found[sample.name, sample.labels[LABEL], "".join(more)] = sample.value
     return found
 
 
