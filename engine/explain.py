@@ -120,12 +120,14 @@ def _tells_nothing(seen: Seen) -> Explanation | None:
 
 
 def _lock(seen: Seen) -> Explanation | None:
-    for each in seen.at_target:
+    waiting = [("target", each) for each in seen.at_target]
+    waiting += [("source", each) for each in seen.at_source]
+    for where, each in waiting:
         if each.kind == "Lock":
             who = ", ".join(each.blockers) or "a session that this role may not see"
             return Explanation(
                 "lock wait",
-                f"The target's backend for {each.purpose} has waited {span(each.seconds)} for a lock"
+                f"The {where}'s backend for {each.purpose} has waited {span(each.seconds)} for a lock"
                 f" ({each.event}) that {who} holds.",
                 "end that transaction, or wait for it; nothing is lost meanwhile",
             )
@@ -200,10 +202,9 @@ def _nothing_is_slow(seen: Seen) -> Explanation | None:
         if emit is None
         else f"; the last change was applied {milliseconds(emit)} after its commit"
     )
+    waits = " It waits for the source" if seen.share("source") >= BUSY else " It is at work"
     return Explanation(
-        "none",
-        f"Nothing holds job {seen.job} up{late}. It waits for the source{_spent(seen)}.",
-        "nothing",
+        "none", f"Nothing holds job {seen.job} up{late}.{waits}{_spent(seen)}.", "nothing"
     )
 
 
@@ -244,6 +245,12 @@ def _source(seen: Seen) -> Explanation:
         f"The job waits for the source for {_percent(seen.share('source'))} of the time, while"
         f" {size(seen.facts.get('lag_bytes'))} of WAL are not read{_spent(seen)}."
     )
+    if any(each.event in _SENDING for each in seen.at_source):
+        return Explanation(
+            "network",
+            f"{because} The source has more than the network takes: its backend waits to send.",
+            "look at the network between the source and this worker, or run the worker nearer to it",
+        )
     if spilled > SPILL_BYTES:
         return Explanation(
             "source decoding",
@@ -272,6 +279,8 @@ RULES: tuple[Callable[[Seen], Explanation | None], ...] = (
     _own,
     _source,
 )
+#: What a backend of the source waits for when it has more to send than is taken.
+_SENDING = ("ClientWrite", "WalSenderWriteData")
 _FASTER_COPY = "more copy_workers help if the source has idle cores and disks"
 _WORDS = {
     "source": "waiting for the source",

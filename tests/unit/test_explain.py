@@ -28,6 +28,19 @@ def with_stages(**shares: float) -> Seen:
         (with_stages(own=0.9, apply=0.3, source=0.1), "decoding", "busy for 90 %"),
         (with_stages(own=0.1, apply=0.1, source=0.9), "source decoding", "5.0 MB of WAL"),
         (
+            replace(
+                with_stages(own=0.1, source=0.9),
+                at_source=(Waiting("stream", "Client", "WalSenderWriteData", 3.0),),
+            ),
+            "network",
+            "waits to send",
+        ),
+        (
+            replace(SEEN, at_source=(Waiting("prepare", "Lock", "transactionid", 8.0),)),
+            "lock wait",
+            "The source's backend for prepare has waited 8.0 s",
+        ),
+        (
             replace(with_stages(own=0.1, source=0.9), spilled_bytes=10**9),
             "source decoding",
             "writes 1.0 GB a second to disk",
