@@ -42,7 +42,12 @@ from unnest(%s::text[], %s::text[], %s::text[]) as asked(nsp, rel, first_key)
 join pg_namespace n on n.nspname = asked.nsp
 join pg_class c on c.relnamespace = n.oid and c.relname = asked.rel
 join pg_stat_all_tables s on s.relid = c.oid
-where s.seq_scan > %s and c.relpages > %s and s.n_tup_upd + s.n_tup_del > 0
+where c.relpages > %s
+  and (s.seq_scan > %s and s.n_tup_upd + s.n_tup_del > 0
+    -- what a transaction does is counted at its end, so the statement under way is looked at too: it is ours
+    or exists (select from pg_stat_activity a where a.application_name like %s and a.state = 'active'
+      and a.query ~* '^(update|delete|with)' and position(
+        '"' || replace(n.nspname, '"', '""') || '"."' || replace(c.relname, '"', '""') || '"' in a.query) > 0))
   and not exists (  -- a row that is found by all of its columns is found by no index
     select from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
     where i.indrelid = c.oid and i.indisvalid and i.indpred is null and a.attname = asked.first_key)
@@ -94,7 +99,7 @@ def look(source: Server, target: Server, key: str, spec: SyncSpec, slot: str | N
             translating("look at the target"),
         ):
             at_target = _waiting(session, key)
-            unindexed = _unindexed(session, keys)
+            unindexed = _unindexed(session, key, keys)
     except DatasyncError as exc:
         unseen.append(f"the target ({exc.what})")
     return ServersSay(at_target, at_source, unindexed, spilled, tuple(unseen))
@@ -102,9 +107,7 @@ def look(source: Server, target: Server, key: str, spec: SyncSpec, slot: str | N
 
 def _waiting(session: Connection, key: str) -> tuple[Waiting, ...]:
     mine = f"datasync {key} "
-    found = session.execute(
-        _WAITING, {"length": len(mine) + 1, "mine": mine.replace("_", r"\_") + "%"}
-    ).fetchall()
+    found = session.execute(_WAITING, {"length": len(mine) + 1, "mine": _sessions(key)}).fetchall()
     waiting = []
     for pid, purpose, kind, event, seconds, blocking in found:
         if kind == "Lock":
@@ -122,6 +125,11 @@ def _waiting(session: Connection, key: str) -> tuple[Waiting, ...]:
     return tuple(waiting)
 
 
+def _sessions(key: str) -> str:
+    """The names of the job's own sessions, for LIKE."""
+    return f"datasync {key} %".replace("_", r"\_")
+
+
 def _lock_wait_s(session: Connection, pid: int, of_query: float) -> float:
     """For how long a backend has waited for its lock; before 14 the age of its statement."""
     if session.info.server_version < 140000:
@@ -134,10 +142,19 @@ def _lock_wait_s(session: Connection, pid: int, of_query: float) -> float:
     return float(row[0]) if row is not None and row[0] is not None else 0.0
 
 
-def _unindexed(session: Connection, keys: list[tuple[str, str, str | None]]) -> tuple[str, ...]:
+def _unindexed(
+    session: Connection, key: str, keys: list[tuple[str, str, str | None]]
+) -> tuple[str, ...]:
     found = session.execute(
         _UNINDEXED,
-        ([k[0] for k in keys], [k[1] for k in keys], [k[2] for k in keys], SCANS, SMALL_PAGES),
+        (
+            [k[0] for k in keys],
+            [k[1] for k in keys],
+            [k[2] for k in keys],
+            SMALL_PAGES,
+            SCANS,
+            _sessions(key),
+        ),
     ).fetchall()
     return tuple(row[0] for row in found)
 
