@@ -15,7 +15,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import BlockDocumentUpdate
 from pydantic import ConfigDict, Field, HttpUrl
 
-from prefect_datasync.engine.postgres.state import Checkpoint
+from prefect_datasync.engine.postgres.job_rows.state import Checkpoint
 
 MOST_TABLES = 500
 

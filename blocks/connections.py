@@ -24,7 +24,8 @@ class _Connection(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     host: str = Field(
-        description="Host name or address of the server, or the folder of its socket."
+        description="Host name or address of the server, or the folder of its socket. Of several, as"
+        " db1,db2:5433, the one is used that takes writes."
     )
     port: int = Field(default=5432, ge=1, le=65535, description="Port of the server.")
     dbname: str = Field(description="Name of the database.")

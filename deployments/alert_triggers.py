@@ -13,9 +13,10 @@ our event as well, but for two rules that must not depend on a process of ours:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
-from prefect.events.actions import ActionTypes, CallWebhook, DoNothing, SendNotification
+from prefect.events.actions import Action, CallWebhook, DoNothing, SendNotification
 from prefect.events.schemas.automations import (
     AutomationCore,
     CompoundTrigger,
@@ -35,7 +36,7 @@ _RESOLVED = f"event.event == '{ALERTS[Told.RESOLVED]}'"
 
 
 def automation_of(
-    job: str, deployment_id: str, rule: Rule, actions: list[ActionTypes]
+    job: str, deployment_id: str, rule: Rule, actions: Sequence[Action]
 ) -> AutomationCore:
     """The automation of one rule."""
     return AutomationCore(
@@ -43,22 +44,22 @@ def automation_of(
         description=f"Alert of the sync job {job}, made by `datasync alerts deploy`.",
         tags=["datasync", TAG + job],
         trigger=_trigger(job, deployment_id, rule),
-        actions=actions,
+        actions=list(actions),
     )
 
 
-def nothing() -> ActionTypes:
+def nothing() -> Action:
     """Seen in Prefect, and told to nobody."""
     return DoNothing()
 
 
-def notification(block_id: str, job: str, rule: Rule) -> ActionTypes:
+def notification(block_id: str, job: str, rule: Rule) -> Action:
     """Send the words over a notification block."""
     subject = f"{{% if {_RESOLVED} %}}resolved: {{% endif %}}{automation_name(job, rule)}"
     return SendNotification(block_document_id=block_id, subject=subject, body=_words(job, rule))
 
 
-def webhook(block_id: str, job: str, rule: Rule) -> ActionTypes:
+def webhook(block_id: str, job: str, rule: Rule) -> Action:
     """Send one JSON object over a webhook block; its `text` is what Slack and others show."""
     numbers = ", ".join(
         f'"{name}": {{{{ event.payload.get("{name}") | tojson }}}}'

@@ -13,7 +13,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.events.actions import ActionTypes, CallWebhook, SendNotification
+from prefect.events.actions import Action, CallWebhook, SendNotification
 from prefect.events.filters import AutomationFilter, AutomationFilterTags
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
@@ -78,7 +78,7 @@ class _Channel:
     block_id: str
     is_webhook: bool
 
-    def actions(self, job: str, rule: Rule) -> list[ActionTypes]:
+    def actions(self, job: str, rule: Rule) -> list[Action]:
         make = webhook if self.is_webhook else notification
         return [make(self.block_id, job, rule)]
 
@@ -141,7 +141,7 @@ def _deploy(
     others: _Channel | None,
 ) -> Deployed:
     if there is not None and given is None:
-        actions = list(there.actions)
+        actions: Sequence[Action] = there.actions
     else:
         channel = given or others
         actions = channel.actions(job.name, rule) if channel else [nothing()]
@@ -218,7 +218,7 @@ def _channel_of(automation: Automation) -> _Channel | None:
     return None
 
 
-def _tells(client: SyncPrefectClient, actions: Sequence[ActionTypes]) -> str:
+def _tells(client: SyncPrefectClient, actions: Sequence[Action]) -> str:
     told = []
     for action in actions:
         if isinstance(action, (CallWebhook, SendNotification)):

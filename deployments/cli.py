@@ -14,14 +14,22 @@ from cyclopts import App, Parameter
 
 from prefect_datasync.deployments import (
     cli_alerts,
+    cli_check,
+    cli_cutover,
+    cli_ddl_trigger,
     cli_exporter,
     cli_jobs,
     cli_live,
     cli_maintenance,
+    cli_plan,
+    cli_quarantine,
+    cli_tables,
     cli_wal,
 )
 from prefect_datasync.deployments.cli_connections import connections
+from prefect_datasync.deployments.cli_groups import put_into_groups
 from prefect_datasync.deployments.cli_output import (
+    DIFFERENT,
     Json,
     ago,
     answer,
@@ -35,12 +43,11 @@ from prefect_datasync.deployments.cli_output import (
     size,
     span,
 )
+from prefect_datasync.engine.quantities import parked_words, quarantined_words
 
 if TYPE_CHECKING:
     from prefect_datasync.deployments.jobs import Status
     from prefect_datasync.engine.verify import VerifyReport
-
-DIFFERENT = 4  #: exit code: a check or a comparison found something
 
 Wait = Annotated[
     bool, Parameter(negative="", help="Wait until it is done, at most --timeout seconds.")
@@ -58,7 +65,14 @@ app.command(connections("target"))
 app.command(cli_jobs.app)
 app.command(cli_jobs.delete, name="delete")
 app.command(cli_maintenance.app)
+app.command(cli_tables.app)
+app.command(cli_quarantine.app)
+app.command(cli_plan.plan)
 app.command(cli_wal.orphans)
+app.command(cli_cutover.cutover)
+app.command(cli_cutover.sequences)
+app.command(cli_ddl_trigger.ddl_trigger)
+app.command(cli_check.check)
 app.command(cli_live.watch)
 app.command(cli_live.metrics)
 app.command(cli_exporter.exporter)
@@ -189,25 +203,6 @@ def history(name: str, *, json: Json = False) -> None:
 
 
 @app.command
-def check(name: str, *, json: Json = False) -> int:
-    """Find everything that stands in a job's way, each with what cures it. Changes nothing."""
-    from prefect_datasync.deployments import jobs
-    from prefect_datasync.engine.postgres.findings import Severity
-
-    found = jobs.check(name)
-    answer(
-        found,
-        json,
-        lambda: show_table(
-            ("severity", "code", "what", "do"),
-            [(each.severity, each.code, each.what, each.do) for each in found],
-            nothing=f"Nothing stands in the way of job {name}.",
-        ),
-    )
-    return DIFFERENT if any(each.severity is Severity.BLOCK for each in found) else 0
-
-
-@app.command
 def explain(name: str, *, json: Json = False) -> None:
     """Name what holds a job up, and the next step."""
     from prefect_datasync.deployments import jobs
@@ -217,12 +212,33 @@ def explain(name: str, *, json: Json = False) -> None:
 
 
 @app.command
-def verify(name: str, *, json: Json = False) -> int:
+def verify(
+    name: str,
+    *,
+    repair: Annotated[
+        bool, Parameter(negative="", help="Make the rows that differ those of the source.")
+    ] = False,
+    sample: Annotated[
+        float | None, Parameter(help="Compare only this percentage of each table.")
+    ] = None,
+    resume: Annotated[
+        bool, Parameter(negative="", help="Go on with a comparison that was interrupted.")
+    ] = False,
+    json: Json = False,
+) -> int:
     """Compare source and target row for row, while the job goes on."""
     from prefect_datasync.deployments import jobs
 
-    report = jobs.verify(name, say=_quiet if json else say)
-    summary = {"equal": report.equal, "rows": report.rows, **plain(report)}
+    report = jobs.verify(
+        name, say=_quiet if json else say, repair=repair, sample=sample, resume=resume
+    )
+    summary = {
+        "equal": report.equal,
+        "rows": report.rows,
+        "repaired": report.repaired,
+        "not_compared": len(report.not_compared),
+        **plain(report),
+    }
     answer(summary, json, lambda: show_report(report))
     return 0 if report.equal else DIFFERENT
 
@@ -247,19 +263,26 @@ def worker(
     become_worker(WORK_POOL, name)
 
 
+put_into_groups(app)
+
+
 # -- for people ----------------------------------------------------------------------------------
 
 
 def show_report(report: VerifyReport, write: Callable[[str], object] = print) -> None:
-    """The verdict, after the tables that are not simply equal."""
+    """The verdict, after the tables that are not simply equal, or of which there is more to say."""
     for table in report.tables:
         if not table.equal:
             rows = "not compared" if table.different is None else f"{table.different} rows"
             write(f"{table.schema}.{table.name}: DIFFERENT, {rows} {table.note}".rstrip())
-    verdict = "equal" if report.equal else "DIFFERENT"
+        elif table.note:
+            state = "equal, " if table.compared else ""
+            write(f"{table.schema}.{table.name}: {state}{table.note}")
+    for table in report.tables:
+        if table.repaired:
+            write(f"{table.schema}.{table.name}: {table.repaired} rows were put right")
     write(
-        f"{verdict}: {len(report.tables)} tables, {count(report.rows)} rows"
-        f" at {report.position}, in {span(report.seconds)}"
+        f"{report.words}, {count(report.rows)} rows at {report.position}, in {span(report.seconds)}"
     )
 
 
@@ -274,11 +297,18 @@ def _line(now: Status) -> tuple[object, ...]:
     running = now.state in ("Running", "Initializing")
     return (
         now.job,
-        now.state,
+        f"{now.state}{_parked(now)}",
         ago(now.since),
         count(records),
         *(moving if running else (None, None, None)),
     )
+
+
+def _parked(now: Status) -> str:
+    """E.g. `, 1 table parked, 2 rows in quarantine`."""
+    tables = now.checkpoint.tables if now.checkpoint else ()
+    parked = parked_words(sum(t.phase == "parked" for t in tables))
+    return parked + quarantined_words(sum(t.quarantined for t in tables))
 
 
 def _status_fields(now: Status) -> dict[str, object]:
@@ -286,7 +316,7 @@ def _status_fields(now: Status) -> dict[str, object]:
     tables = here.tables if here else ()
     return {
         "job": now.job,
-        "state": f"{now.state}, since {ago(now.since)}" if now.since else now.state,
+        "state": f"{now.state}{_parked(now)}" + (f", since {ago(now.since)}" if now.since else ""),
         "message": now.message,
         "instance": now.instance,
         "copy": copy_line(now.progress) if now.progress else None,
@@ -298,6 +328,12 @@ def _status_fields(now: Status) -> dict[str, object]:
         "tables": f"{sum(t.phase == 'copied' for t in tables)} of {len(tables)} copied"
         if tables
         else None,
+        "parked": "; ".join(
+            f"{t.schema}.{t.name} ({t.fault})" for t in tables if t.phase == "parked"
+        ),
+        "quarantined": "; ".join(
+            f"{t.schema}.{t.name} ({count(t.quarantined)} rows)" for t in tables if t.quarantined
+        ),
         "records": count(here.records) if here else None,
         "bytes": size(here.bytes) if here else None,
     }

@@ -33,6 +33,10 @@ PasswordEnv = Annotated[
 PasswordFile = Annotated[
     Path | None, Parameter(help="File whose first line is the password.", negative="")
 ]
+Host = Annotated[
+    str | None,
+    Parameter(help="Host, or several as db1,db2:5433: the one is used that takes writes."),
+]
 NoPassword = Annotated[
     bool, Parameter(name="--no-password", negative="", help="The server asks for none.")
 ]
@@ -48,7 +52,7 @@ def connections(side: Side) -> App:
         name: str,
         *,
         dsn: Dsn = None,
-        host: str | None = None,
+        host: Host = None,
         port: int | None = None,
         dbname: str | None = None,
         user: str | None = None,
@@ -135,12 +139,13 @@ def _from_dsn(dsn: str | None) -> dict[str, Any]:
             f"the DSN cannot be used: {', '.join(unknown) or 'it is no postgresql:// URL'}",
             do="write postgresql://user@host:port/dbname, with sslmode and its files at most",
         )
+    hosts = parts.netloc.rpartition("@")[2]
     try:
-        port = parts.port
+        port = None if "," in hosts else parts.port
     except ValueError:
         raise UsageError("the DSN's port is not a number from 1 to 65535") from None
     fields = {
-        "host": unquote(parts.hostname or ""),
+        "host": unquote(hosts if "," in hosts else parts.hostname or ""),
         "port": port,
         "dbname": unquote(parts.path.lstrip("/")),
         "user": unquote(parts.username or ""),
@@ -224,6 +229,7 @@ def _save(block: PostgresSource | PostgresTarget, name: str, replace: bool) -> N
 
 def _saved(side: Side) -> list[dict[str, Any]]:
     from prefect_datasync.deployments.control_plane import control_plane
+    from prefect_datasync.engine.postgres.session import Server
 
     slug = _kind(side)._block_type_slug
     assert slug is not None
@@ -235,7 +241,8 @@ def _saved(side: Side) -> list[dict[str, Any]]:
         shown = {
             field: data.get(field) for field in ("host", "port", "dbname", "user", "sslmode")
         } | {"port": data.get("port", 5432)}
-        address = "{user}@{host}:{port}/{dbname}".format(**shown)
+        where: tuple[Any, ...] = tuple(shown[each] for each in ("host", "port", "dbname", "user"))
+        address = Server(*where).address
         found.append({"name": document.name, "address": address, **shown})
     return found
 

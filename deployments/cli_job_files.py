@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from prefect_datasync.deployments.cli_output import Json, UsageError, answer, say, show_table
+from prefect_datasync.deployments.cli_output import (
+    Json,
+    UsageError,
+    answer,
+    cell,
+    confirmed,
+    say,
+    show_table,
+)
 from prefect_datasync.engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,7 +59,7 @@ def apply(
     if changing and not dry_run:
         if refused := job_plan.refusal(steps, restart):
             raise refused
-        if not yes and _is_terminal() and not _confirmed():
+        if not yes and not confirmed("Carry it out?"):
             say("Nothing was changed.")
             return 1
         left = job_changes.apply(steps, restart=restart, say=say)
@@ -120,14 +127,10 @@ def _show(steps: Sequence[Step]) -> None:
         if not step.changes:
             rows.append((step.name, step.action, step.state, None, None, None, None))
         rows += [
-            (step.name, step.action, step.state, c.field, _cell(c.before), _cell(c.after), c.effect)
+            (step.name, step.action, step.state, c.field, cell(c.before), cell(c.after), c.effect)
             for c in step.changes
         ]
     show_table(("job", "plan", "state", "setting", "now", "file", "heeded"), rows)
-
-
-def _cell(value: object) -> object:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _tell(steps: Sequence[Step], left: Sequence[str], dry_run: bool) -> None:
@@ -148,14 +151,3 @@ def _plain(step: Step) -> dict[str, Any]:
         "restart": step.restarts,
         "changes": step.changes,
     }
-
-
-def _is_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def _confirmed() -> bool:
-    print(
-        "Carry it out? [y/N] ", end="", file=sys.stderr, flush=True
-    )  # standard output stays clean
-    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -12,6 +12,7 @@ from prefect_datasync.deployments.cli_output import (
     Json,
     UsageError,
     answer,
+    cell,
     say,
     show_fields,
     show_table,
@@ -31,7 +32,17 @@ Keyless = Literal["insert_only", "copy_only", "refuse"]
 OnWalBudget = Literal["alert", "resume", "drop"]
 Patterns = Annotated[
     list[str] | None,
-    Parameter(help="Tables, as schema.table with * and ?; repeatable.", negative=""),
+    Parameter(
+        help="Tables, as schema.table with * and ?, or /regular expression/; repeatable.",
+        negative="",
+    ),
+]
+Rules = Annotated[
+    list[str] | None,
+    Parameter(
+        help="Names at the target, e.g. \"concat('copy.', SOURCE_OBJECT)\"; repeatable.",
+        negative="",
+    ),
 ]
 Without = Annotated[
     list[str] | None, Parameter(help="Tables to leave out; repeatable.", negative="")
@@ -47,6 +58,7 @@ def create(
     mode: Mode | None = None,
     tables: Patterns = None,
     exclude: Without = None,
+    mapping: Rules = None,
     existing_rows: ExistingRows | None = None,
     keyless: Keyless | None = None,
     wal_budget: str | None = None,
@@ -81,6 +93,7 @@ def create(
         "mode": mode,
         "tables": tables,
         "exclude": exclude,
+        "mapping": mapping,
         "existing_rows": existing_rows,
         "keyless": keyless,
         "wal_budget_bytes": _bytes("--wal-budget", wal_budget),
@@ -154,10 +167,7 @@ def _fields(job: Job) -> dict[str, object]:
         "job": job.name,
         "source": job.source,
         "target": job.target,
-        **{
-            name: " ".join(value) if isinstance(value, list) else value
-            for name, value in job.spec.model_dump(mode="json").items()
-        },
+        **{name: cell(value) for name, value in job.spec.model_dump(mode="json").items()},
         "deployment": job.deployment_id,
         "key": job.key,
     }

@@ -52,19 +52,21 @@ def metrics(
     name: str,
     *,
     since: Annotated[
-        str, Parameter(help="How far back: 30m, 1h, 2d. Prefect keeps a week.")
+        str,
+        Parameter(help="How far back: 30m, 1h, 30d. Up to a day by minutes, beyond it by hours."),
     ] = "1h",
     as_csv: Annotated[
-        bool, Parameter(name="--csv", negative="", help="Every minute, as CSV.")
+        bool,
+        Parameter(name="--csv", negative="", help="Every minute, or hour beyond a day, as CSV."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show how a job went, minute by minute."""
+    """Show how a job went: its last day by minutes, thirty days by hours."""
     from prefect_datasync.deployments.course import course, in_steps
 
     span_s = seconds(since)
     if span_s is None:
-        raise UsageError(f"{since[:20]} is no span of time", do="write it like 30m, 1h or 2d")
+        raise UsageError(f"{since[:20]} is no span of time", do="write it like 30m, 1h or 30d")
     found = course(name, span_s)
     if as_csv:
         _csv(found)

@@ -21,6 +21,8 @@ from prefect_datasync.engine.quantities import milliseconds
 from prefect_datasync.engine.quantities import size as size
 from prefect_datasync.engine.quantities import span as span
 
+DIFFERENT = 4  #: exit code: a check or a comparison found something
+
 
 class UsageError(ConfigError):
     """The command line itself is wrong; exit code 2."""
@@ -95,6 +97,27 @@ def show_fields(fields: Mapping[str, object]) -> None:
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
         print(f"{name:<{width}}  {value}")
+
+
+def cell(value: object) -> object:
+    """A setting's value: of several each, and of what has fields of its own JSON of what is set."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(str(cell(each)) for each in value)
+    if isinstance(value, Mapping) or hasattr(value, "model_dump"):
+        return _compact(plain(value)) if value else None
+    return value
+
+
+def _compact(value: Any) -> str:
+    return json_module.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def confirmed(question: str) -> bool:
+    """What a person answers; yes where nobody can be asked. Standard output stays clean."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 # -- numbers for people --------------------------------------------------------------------------

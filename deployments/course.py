@@ -1,4 +1,4 @@
-"""How a job went: the summaries of its minutes, which Prefect keeps as events for a week."""
+"""How a job went: its last day by minutes, from Prefect's events, and thirty days by hours."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ from datetime import UTC, datetime, timedelta
 
 from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.deployments.definitions import read_job
-from prefect_datasync.engine.trend import MINUTE_S, Minute, joined
+from prefect_datasync.engine.trend import MINUTE_S, Minute, in_steps_of, joined
 from prefect_datasync.tasks.events import read_minutes
+from prefect_datasync.tasks.month import read_month
 
+HOUR_S = 3600
+BY_MINUTES_S = 24 * HOUR_S
 COLUMNS = tuple(field.name for field in dataclasses.fields(Minute))
 
 
 def course(name: str, span_s: float) -> list[Minute]:
-    """The minutes of the last *span_s* seconds in which the job ran, the oldest first.
+    """The minutes of the last *span_s* seconds in which the job ran, the oldest first; hours if more than a day.
 
     Raises:
         ControlError: NO_SUCH_JOB, or Prefect's server is away.
     """
-    since = datetime.now(UTC) - timedelta(seconds=span_s)
+    now = datetime.now(UTC)
+    since = now - timedelta(seconds=span_s)
     with control_plane() as client:
-        return joined(read_minutes(client, read_job(client, name).name, since))
+        job = read_job(client, name).name
+        if span_s <= BY_MINUTES_S:
+            return joined(read_minutes(client, job, since))
+        return [hour for hour in read_month(client, job, now) if hour.at >= since.timestamp()]
 
 
 def in_steps(minutes: Sequence[Minute], at_most: int) -> list[Minute]:
@@ -31,8 +38,9 @@ def in_steps(minutes: Sequence[Minute], at_most: int) -> list[Minute]:
         return list(minutes)
     first, last = minutes[0].at, minutes[-1].at
     step = -(-(last - first + MINUTE_S) // (at_most * MINUTE_S)) * MINUTE_S
-    placed = [dataclasses.replace(m, at=m.at - m.at % step) for m in minutes]
-    return [dataclasses.replace(each, rps=round(each.records / step, 1)) for each in joined(placed)]
+    if step > HOUR_S:
+        step = -(-step // HOUR_S) * HOUR_S
+    return in_steps_of(step, minutes)
 
 
 def moment(minute: Minute) -> datetime:

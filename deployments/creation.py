@@ -19,7 +19,7 @@ from prefect_datasync.deployments.definitions import (
 from prefect_datasync.deployments.observation import job_now
 from prefect_datasync.engine.errors import ConfigError
 from prefect_datasync.engine.lifecycle import Command, refusal
-from prefect_datasync.engine.postgres.state import job_key
+from prefect_datasync.engine.postgres.job_rows.state import job_key
 from prefect_datasync.engine.spec import JOB_NAME, SyncSpec
 from prefect_datasync.flows.sync import data_sync
 

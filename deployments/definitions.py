@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from prefect_datasync.blocks.connections import PostgresSource, PostgresTarget
 from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.engine.errors import ConfigError, ControlError, DatasyncError
+from prefect_datasync.engine.postgres.job_rows.state import job_key
 from prefect_datasync.engine.postgres.session import Server
-from prefect_datasync.engine.postgres.state import job_key
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.flows.instance_job import named_block, reference
 from prefect_datasync.flows.runs import JOB_FLOW, deployments
@@ -65,13 +65,18 @@ def jobs_in(client: SyncPrefectClient) -> list[Job]:
     return sorted(found, key=lambda job: job.name)
 
 
+def no_such_job(name: str) -> ControlError:
+    """The refusal of a name that no job has."""
+    return ControlError(
+        f"there is no job named {name[:60]}", do="see `datasync job list`", code="NO_SUCH_JOB"
+    )
+
+
 def read_job(client: SyncPrefectClient, name: str) -> Job:
     """`get_job`, over a client at hand."""
     deployment = find_deployment(client, name)
     if deployment is None:
-        raise ControlError(
-            f"there is no job named {name[:60]}", do="see `datasync job list`", code="NO_SUCH_JOB"
-        )
+        raise no_such_job(name)
     return _job(client, deployment)
 
 

@@ -24,13 +24,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from prefect_datasync.deployments import child_processes, postgres_servers
-from prefect_datasync.deployments.cli_output import UsageError, answer, size
+from prefect_datasync.deployments.cli_output import DIFFERENT, UsageError, answer, size
 from prefect_datasync.deployments.postgres_servers import Server
 from prefect_datasync.deployments.prefect_server import PrefectServer, prefect_server
 from prefect_datasync.deployments.worker import worker
 from prefect_datasync.deployments.workload import fill
 
-DIFFERENT = 4  #: exit code
 ROWS, FEWEST, MOST = 500_000, 1_000, 20_000_000
 
 

@@ -20,9 +20,9 @@ from prefect_datasync.deployments.postgres_servers import Server
 from prefect_datasync.deployments.workload import Workload
 from prefect_datasync.engine.errors import ControlError, DatasyncError
 from prefect_datasync.engine.lifecycle import JobState
+from prefect_datasync.engine.postgres.job_rows.state import read_checkpoint
 from prefect_datasync.engine.postgres.lsn import parse_lsn
 from prefect_datasync.engine.postgres.session import Server as Engine
-from prefect_datasync.engine.postgres.state import read_checkpoint
 from prefect_datasync.engine.snapshot import CopyProgress, progress
 from prefect_datasync.engine.spec import SyncSpec
 

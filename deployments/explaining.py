@@ -12,7 +12,7 @@ from prefect_datasync.engine.errors import DatasyncError
 from prefect_datasync.engine.explain import Explanation, Seen
 from prefect_datasync.engine.explain import explain as judge
 from prefect_datasync.engine.postgres import explaining
-from prefect_datasync.engine.postgres.state import read_checkpoint
+from prefect_datasync.engine.postgres.job_rows.state import read_checkpoint
 
 
 def explain(name: str) -> Explanation:
@@ -42,14 +42,4 @@ def explain(name: str) -> Explanation:
         slot = checkpoint.slot if checkpoint else None
     except DatasyncError:  # the look at the target says so
         slot = None
-    said = explaining.look(source, target, job.key, job.spec, slot)
-    return judge(
-        replace(
-            seen,
-            at_target=said.at_target,
-            at_source=said.at_source,
-            unindexed=said.unindexed,
-            spilled_bytes=said.spilled_bytes,
-            unseen=said.unseen,
-        )
-    )
+    return judge(replace(seen, servers=explaining.look(source, target, job.key, job.spec, slot)))

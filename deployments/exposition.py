@@ -1,13 +1,15 @@
 """What jobs are doing, as metrics of Prometheus. Names and labels are stable; times are in seconds.
 
 Counters are of the instance, so a restart resets them, which `rate()` understands. A value that nobody
-knows any more (the job is paused, or its process has told nothing for a minute) is left out.
+knows any more (the job is paused, or its process has told nothing for a minute) is left out. What the source
+keeps for a job at rest is known by `wal-guard`, if that is deployed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from prometheus_client.core import (
@@ -24,6 +26,7 @@ from prefect_datasync.engine.metrics import VERDICTS
 
 LABEL = "sync_job"  #: `job` is Prometheus' own name for what it scrapes
 STALE_S = 60.0
+RETAINED = "retained_bytes"
 STATES = tuple(state for state in JobState if state is not JobState.DELETED)
 
 
@@ -52,25 +55,34 @@ NUMBERS = (
     Number("records_per_second", "rps", "Over the last ten seconds"),
     Number("bytes_per_second", "bps", "Over the last ten seconds"),
     Number("lag_bytes", "lag_bytes", "WAL at the source that is not applied"),
-    Number("source_retained_wal_bytes", "retained_bytes", "WAL that the source keeps for the job"),
+    Number("source_retained_wal_bytes", RETAINED, "WAL that the source keeps for the job"),
     Number("watermark_timestamp_seconds", "committed_before", "What was committed by then is in the target", living=False),
     Number("last_sample_timestamp_seconds", "at", "When the process told of itself last", living=False),
+    Number("tables_parked", "tables_parked", "Tables that rest while the others go on"),
+    Number("quarantined_rows", "quarantined", "Rows that the target refused and that are kept"),
     Number("copy_ratio", "copy_percent", "How far the copy is, from 0 to 1", divisor=100),
 )  # fmt: skip
 
 
-def families(jobs: Sequence[Glance], now: float) -> Iterator[Metric]:
+def families(
+    jobs: Sequence[Glance], now: float, guarded: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[Metric]:
     """The metrics of jobs.
 
     Args:
         now: seconds of the Unix epoch.
+        guarded: bytes that the source keeps for jobs, as `wal-guard` saw it.
     """
     for number in NUMBERS:
         make: Callable[..., Any] = CounterMetricFamily if number.counter else GaugeMetricFamily
         family = make(f"datasync_{number.name}", number.help, labels=[LABEL])
         for job in jobs:
             value = job.facts.get(number.fact)
-            if value is not None and (not number.living or lives(job, now)):
+            if number.fact == RETAINED and not lives(job, now):
+                value = guarded.get(job.name)
+            elif number.living and not lives(job, now):
+                value = None
+            if value is not None:
                 family.add_metric([job.name], value / number.divisor)
         yield family
     states = StateSetMetricFamily("datasync_job_state", "State of the job", labels=[LABEL])

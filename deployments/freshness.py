@@ -11,19 +11,15 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 
 from prefect_datasync.deployments.control_plane import control_plane
-from prefect_datasync.deployments.definitions import Job, read_job
+from prefect_datasync.deployments.glance import glances
 from prefect_datasync.engine.errors import ConfigError, ControlError, ProtocolError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.lsn import parse_lsn
 from prefect_datasync.engine.watermark import page_start
-from prefect_datasync.flows.runs import current_run, state_of
-from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
-from prefect_datasync.tasks.board import facts_in
 
 POLL_S = 1.0
 
@@ -50,7 +46,7 @@ def freshness(name: str) -> Freshness:
         ControlError: NO_SUCH_JOB, or Prefect's server is away.
     """
     with control_plane() as client:
-        return _freshness(client, read_job(client, name))
+        return _freshness(client, name)
 
 
 def wait_for(
@@ -75,13 +71,12 @@ def wait_for(
     """
     wanted = _wanted(lsn, committed_before)
     until = time.monotonic() + timeout
-    now: Freshness | None = None
     with control_plane() as client:
-        job = read_job(client, name)
+        now = _freshness(client, name)
     while True:
         with contextlib.suppress(_PrefectAway), _patiently() as client:
             while True:
-                now = _freshness(client, job)
+                now = _freshness(client, name)
                 if _is_enough(now, wanted):
                     return now
                 _refuse_what_never_comes(now)
@@ -91,9 +86,7 @@ def wait_for(
         if time.monotonic() > until:
             raise ControlError(
                 f"job {name} was not complete up to {lsn or committed_before} within {timeout:.0f} s",
-                effect=f"It is {now.state}, complete up to {now.position or 'nothing'}"
-                if now
-                else "Prefect did not answer",
+                effect=f"It is {now.state}, complete up to {now.position or 'nothing'}",
                 do=f"see `datasync status {name}`",
                 code="TIMEOUT",
             )
@@ -147,14 +140,12 @@ def _refuse_what_never_comes(now: Freshness) -> None:
         )
 
 
-def _freshness(client: SyncPrefectClient, job: Job) -> Freshness:
-    run = current_run(client, UUID(job.deployment_id))
-    pages = find(client, [artifact_key(job.name, Kind.KPIS)], [run.id]) if run else []
-    facts = facts_in(pages[0]) if pages else {}
-    moment = facts.get("committed_before")
+def _freshness(client: SyncPrefectClient, name: str) -> Freshness:
+    (now,) = glances(client, [name])
+    moment = now.facts.get("committed_before")
     return Freshness(
-        job=job.name,
-        state=state_of(run, lock_held=False),
-        position=facts.get("position"),
+        job=name,
+        state=now.state,
+        position=now.facts.get("position"),
         committed_before=None if moment is None else datetime.fromtimestamp(moment, UTC),
     )

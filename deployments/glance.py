@@ -11,7 +11,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 
-from prefect_datasync.engine.errors import ControlError
+from prefect_datasync.deployments.definitions import no_such_job
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.flows.runs import current_runs, job_deployments, state_of
 from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
@@ -50,11 +50,7 @@ def glances(client: SyncPrefectClient, names: Sequence[str] | None = None) -> li
     if names is not None:
         for name in names:
             if name not in found:
-                raise ControlError(
-                    f"there is no job named {name[:60]}",
-                    do="see `datasync job list`",
-                    code="NO_SUCH_JOB",
-                )
+                raise no_such_job(name)
         found = {name: found[name] for name in names}
     runs = current_runs(client, list(found.values()))
     told = _told(client, found, [run for run in runs.values() if run])

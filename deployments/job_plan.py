@@ -30,6 +30,7 @@ from prefect_datasync.deployments.observation import job_now
 from prefect_datasync.engine.errors import ActionRefused, ConfigError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.spec import SyncSpec
+from prefect_datasync.engine.switches import FIELDS, OF_DEFINITIONS, Override
 
 
 class Action(StrEnum):
@@ -56,12 +57,19 @@ EFFECTS: dict[str, Effect] = {
     "mode": Effect.RESTART,
     "tables": Effect.RESTART,
     "exclude": Effect.RESTART,
+    "mapping": Effect.RESTART,
     "keyless": Effect.RESTART,
+    "source_charset": Effect.RESTART,
     "existing_rows": Effect.START,
     "create_tables": Effect.START,
     "chunk_bytes": Effect.START,
     "copy_workers": Effect.ATTEMPT,
     "batch_rows": Effect.ATTEMPT,
+    "on_table_fault": Effect.ATTEMPT,
+    "quarantine_limit": Effect.ATTEMPT,
+    **dict.fromkeys(FIELDS, Effect.RESTART),
+    **dict.fromkeys(OF_DEFINITIONS, Effect.ATTEMPT),
+    "overrides": Effect.RESTART,  # but see `effect_of`
     "batch_bytes": Effect.ATTEMPT,
     "lock_timeout_ms": Effect.ATTEMPT,
     "alerts": Effect.ATTEMPT,
@@ -69,6 +77,11 @@ EFFECTS: dict[str, Effect] = {
     "wal_budget_bytes": Effect.NOW,
     "on_wal_budget": Effect.NOW,
 }
+OF_SELECTION = frozenset(("tables", "exclude"))
+ONE_BY_ONE = (
+    "a single table comes and goes without a restart by `datasync table add|remove`, after which"
+    " `datasync job export` prints the file as it is then"
+)
 #: States in which the newest instance may go on, so it is bound to what it has begun with.
 BEGUN = frozenset(
     (
@@ -164,9 +177,10 @@ def refusal(steps: Sequence[Step], restart: bool) -> ActionRefused | None:
     if not needing or restart:
         return None
     fields = sorted({c.field for s in steps for c in s.changes if c.effect is Effect.RESTART})
+    without = OF_SELECTION.isdisjoint(fields)
     return ActionRefused(
         f"a new {', '.join(fields)} needs a restart of {named(needing)}, which copies its tables again",
-        do="give --restart if that is wanted",
+        do="give --restart if that is wanted" + ("" if without else f"; {ONE_BY_ONE}"),
         code="NEEDS_RESTART",
     )
 
@@ -182,8 +196,8 @@ def step_of(client: SyncPrefectClient, wanted: JobSettings) -> Step:
     bound = (_bound(client, job, run) if run and begun else None) or there
     changes = []
     for field in (name for name in JobSettings.model_fields if name != "name"):
-        effect = EFFECTS.get(field, Effect.RESTART)
         after, stored, held = (getattr(each, field) for each in (wanted, there, bound))
+        effect = effect_of(field, held, after)
         later = effect if effect is Effect.NOW else Effect.START
         if held != after:
             changes.append(Change(field, held, after, effect if begun else later))
@@ -191,6 +205,20 @@ def step_of(client: SyncPrefectClient, wanted: JobSettings) -> Step:
             changes.append(Change(field, stored, after, later))
     action = Action.CHANGED if changes else Action.UNCHANGED
     return Step(job.name, action, state, tuple(changes), wanted)
+
+
+def effect_of(field: str, before: Any, after: Any) -> Effect:
+    """When a change is heeded; overrides that differ only in what the next attempt heeds need no restart."""
+    if field == "overrides" and _of_rows(before) == _of_rows(after):
+        return Effect.ATTEMPT
+    return EFFECTS.get(field, Effect.RESTART)
+
+
+def _of_rows(overrides: Sequence[Override]) -> list[Override]:
+    """What of overrides decides which rows the target holds."""
+    lifted = dict.fromkeys(OF_DEFINITIONS)
+    left = [each.model_copy(update=lifted) for each in overrides]
+    return [each for each in left if each != Override(tables=each.tables)]
 
 
 def _bound(client: SyncPrefectClient, job: Job, run: FlowRun) -> JobSettings | None:

@@ -38,14 +38,15 @@ from prefect_datasync.deployments.observation import (
     job_failed,
     job_now,
     status,
-    verify,
     wait_for_state,
 )
 from prefect_datasync.deployments.overview import statuses
+from prefect_datasync.deployments.planning import plan
+from prefect_datasync.deployments.verification import verify
 from prefect_datasync.engine.errors import ActionRefused, ControlError, JobBusy
 from prefect_datasync.engine.lifecycle import Command, JobState, holds_already, refusal
-from prefect_datasync.engine.postgres.holders import while_free
-from prefect_datasync.engine.postgres.state import read_checkpoint
+from prefect_datasync.engine.postgres.job_rows.holders import while_free
+from prefect_datasync.engine.postgres.job_rows.state import read_instance
 from prefect_datasync.flows import hooks
 from prefect_datasync.flows.repair import bring_back
 from prefect_datasync.flows.sync import data_sync
@@ -65,6 +66,7 @@ __all__ = [
     "history",
     "list_jobs",
     "pause",
+    "plan",
     "restart",
     "resume",
     "retry",
@@ -163,8 +165,7 @@ def retry(name: str, wait_s: float | None = None) -> str:
     with control_plane() as client:
         job, run, _ = _allowed(client, name, Command.RETRY)
         assert run is not None
-        checkpoint = read_checkpoint(target_server(job), job.key)
-        if checkpoint is None or checkpoint.instance != str(run.id):
+        if read_instance(target_server(job), job.key) != str(run.id):
             raise ActionRefused(
                 f"the last instance of job {name} left no checkpoint at the target",
                 do=f"`datasync restart {name}`",

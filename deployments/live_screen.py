@@ -22,7 +22,14 @@ from prefect_datasync.deployments.cli_output import ago, copy_line
 from prefect_datasync.deployments.live import Live, LiveJob
 from prefect_datasync.engine.metrics import MEANING
 from prefect_datasync.engine.plot import sparkline
-from prefect_datasync.engine.quantities import count, milliseconds, size, span
+from prefect_datasync.engine.quantities import (
+    count,
+    milliseconds,
+    parked_words,
+    quarantined_words,
+    size,
+    span,
+)
 
 REDRAW_S = 1.0
 KEY_S = 0.1
@@ -70,6 +77,8 @@ def _one(job: LiveJob) -> RenderableType:
         (job.name, "bold"),
         "  ",
         (str(job.state), COLORS.get(str(job.state), "")),
+        (parked_words(facts.get("tables_parked", 0)), "red"),
+        (quarantined_words(facts.get("quarantined", 0)), "red"),
         f"  since {ago(job.since)}" if job.since else "",
         "  ",
         (verdict, COLORS.get(verdict, "")),
@@ -150,7 +159,11 @@ def _all(jobs: Sequence[LiveJob]) -> RenderableType:
             verdict = f"{verdict} {now['copy_percent']:.0f} %"
         table.add_row(
             Text(job.name),
-            Text(str(job.state), style=COLORS.get(str(job.state), "")),
+            Text(
+                f"{job.state}{parked_words(job.facts.get('tables_parked', 0))}"
+                f"{quarantined_words(job.facts.get('quarantined', 0))}",
+                style=COLORS.get(str(job.state), ""),
+            ),
             Text(verdict, style=COLORS.get(str(now.get("verdict")), "")),
             milliseconds(now.get("idle_time_ms")),
             milliseconds(now.get("emit_event_time_ms")),

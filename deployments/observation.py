@@ -1,9 +1,9 @@
-"""Looking at jobs: state, indicators, history, checks and the proof of equality. Nothing here changes a job."""
+"""Looking at jobs: state, indicators, history and checks. Nothing here changes a job."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,10 +17,14 @@ from prefect_datasync.deployments.definitions import Job, read_job, source_serve
 from prefect_datasync.deployments.wal import kept_for
 from prefect_datasync.engine.errors import ControlError, DatasyncError
 from prefect_datasync.engine.lifecycle import JobState
-from prefect_datasync.engine.postgres import instance, verifying
-from prefect_datasync.engine.postgres.findings import Finding
-from prefect_datasync.engine.postgres.state import Checkpoint, lock_is_free, read_checkpoint
-from prefect_datasync.engine.verify import VerifyReport
+from prefect_datasync.engine.postgres import instance
+from prefect_datasync.engine.postgres.check.findings import Finding
+from prefect_datasync.engine.postgres.check.preflight import Providers
+from prefect_datasync.engine.postgres.job_rows.state import (
+    Checkpoint,
+    lock_is_free,
+    read_checkpoint,
+)
 from prefect_datasync.flows.runs import current_run, instances, runs_of, state_of
 from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
 from prefect_datasync.tasks.board import facts_in
@@ -123,25 +127,19 @@ def history(name: str) -> list[InstanceRecord]:
         return _counted(client, job, lines)
 
 
-def verify(name: str, say: Callable[[str], None] = lambda sentence: None) -> VerifyReport:
-    """Compare source and target, row for row.
+def check(name: str, providers: Providers = (None, None)) -> list[Finding]:
+    """Everything that stands in the job's way, each with what cures it.
 
-    Raises:
-        DatasyncError: the comparison cannot be made now.
+    Args:
+        providers: who runs source and target, since the cures differ; None to find it out.
     """
-    with control_plane() as client:
-        job = read_job(client, name)
-        source, target = source_server(job), target_server(job)
-    return verifying.verify(job.key, source, target, job.spec, say=say)
-
-
-def check(name: str) -> list[Finding]:
-    """Everything that stands in the job's way, each with what cures it."""
     with control_plane() as client:
         job = read_job(client, name)
         state = job_now(client, job)[1]
         source, target = source_server(job), target_server(job)
-    return instance.check(job.key, source, target, job.spec, starting=state in _AT_REST)
+    return instance.check(
+        job.key, source, target, job.spec, starting=state in _AT_REST, providers=providers
+    )
 
 
 def wait_for_state(name: str, states: Collection[JobState], timeout_s: float) -> JobState:

@@ -15,8 +15,12 @@ from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.deployments.definitions import Job, jobs_in, target_server
 from prefect_datasync.deployments.observation import Status, status_of
 from prefect_datasync.engine.errors import DatasyncError
+from prefect_datasync.engine.postgres.job_rows.state import (
+    Checkpoint,
+    lock_is_free,
+    read_checkpoint,
+)
 from prefect_datasync.engine.postgres.session import Server
-from prefect_datasync.engine.postgres.state import Checkpoint, lock_is_free, read_checkpoint
 from prefect_datasync.flows.runs import current_runs, state_of
 from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
 

@@ -97,13 +97,6 @@ def is_root() -> bool:
 
 def reachable(folder: Path, private: Path) -> Path:
     """Hard-link the binaries out of a tree that `nobody` may not enter, such as /root."""
-
-    def link(source: str, target: str) -> None:
-        try:
-            os.link(source, target)
-        except OSError:  # another file system
-            shutil.copy2(source, target)
-
     skip = shutil.ignore_patterns("include", "*.a")
     copies = [folder / "pginstall"]
     libs = folder.with_name(folder.name + ".libs")  # libpq is found by a relative path
@@ -112,8 +105,18 @@ def reachable(folder: Path, private: Path) -> Path:
         for source in copies:
             target = private / source.relative_to(folder.parent)
             if not target.exists():
-                shutil.copytree(source, target, copy_function=link, symlinks=True, ignore=skip)
+                shutil.copytree(
+                    source, target, copy_function=link_or_copy, symlinks=True, ignore=skip
+                )
     return private / folder.name
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """The file under a second name: a link, or a copy on another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def as_nobody() -> dict[str, Any]:
@@ -154,16 +157,22 @@ def _remove(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def postgres(private: Path, name: str, **settings: object) -> Iterator[Server]:
-    """Run one server; `private` may hold several, each under its own name."""
-    tools, drop, home = bin_dir(private), as_nobody(), private / name
+def postgres(
+    private: Path, name: str, tools: Path | None = None, **settings: object
+) -> Iterator[Server]:
+    """Run one server; `private` may hold several, each under its own name.
+
+    Args:
+        tools: the folder of its binaries, instead of those that `bin_dir` finds.
+    """
+    binaries, drop, home = tools or bin_dir(private), as_nobody(), private / name
     home.mkdir(mode=0o700)
     if drop:
         os.chown(home, drop["user"], drop["group"])
     password = secrets.token_urlsafe(16)
 
     def run(tool: str, *args: object) -> subprocess.CompletedProcess[str]:
-        command = [str(tools / tool), "-D", str(home / "data"), *map(str, args)]
+        command = [str(binaries / tool), "-D", str(home / "data"), *map(str, args)]
         return subprocess.run(
             command,
             cwd="/",  # `nobody` cannot enter the caller's

@@ -30,6 +30,8 @@ NUMBERS = {
     "bps": "bytes/s",
     "lag_bytes": "bytes",
     "retained_bytes": "bytes",
+    "tables_parked": "tables",
+    "quarantined": "rows",
 }
 VERDICTS = ("stalled", "falling behind", "reconnecting")
 WAL = {"wal warning": Level.WARNING, "wal critical": Level.CRITICAL}

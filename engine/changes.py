@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+DDL_PREFIX = "datasync.ddl"  #: of messages that announce a change of a table's shape
+
 Row: TypeAlias = Sequence[bytes | None]
 
 
@@ -61,6 +63,14 @@ class Insert(NamedTuple):
     size: int  #: bytes as received
 
 
+class Incomplete(NamedTuple):
+    """A row that came into a row filter by an update; some values of `row`, unchanged TOAST, are None."""
+
+    relid: int
+    row: Row
+    size: int
+
+
 class Inserts(NamedTuple):
     """New rows of one table that came one after the other, all in the same transaction."""
 
@@ -95,6 +105,15 @@ class Truncate(NamedTuple):
     restart_identity: bool
 
 
+class LogicalMessage(NamedTuple):
+    """What somebody wrote into the source's log beside the rows, in a transaction or outside of any."""
+
+    transactional: bool
+    lsn: int
+    prefix: str
+    content: bytes
+
+
 class Heartbeat(NamedTuple):
     """Nothing is on its way: the source has no changes for us before this position."""
 
@@ -109,5 +128,16 @@ class Idle(NamedTuple):
 IDLE = Idle()
 
 Change: TypeAlias = (
-    Begin | Commit | Insert | Inserts | Update | Delete | Truncate | Relation | Heartbeat | Idle
+    Begin
+    | Commit
+    | Insert
+    | Inserts
+    | Incomplete
+    | Update
+    | Delete
+    | Truncate
+    | Relation
+    | LogicalMessage
+    | Heartbeat
+    | Idle
 )

@@ -8,8 +8,9 @@ another may belong by half: then it is a delete, or an insert.
 from __future__ import annotations
 
 from prefect_datasync.engine.changes import Delete, Insert, Update
-from prefect_datasync.engine.errors import DataError
-from prefect_datasync.engine.fold import Shape, TableFold
+from prefect_datasync.engine.errors import DataError, SchemaChanged
+from prefect_datasync.engine.fold import TableFold
+from prefect_datasync.engine.shape import Shape
 
 
 def belonging(
@@ -36,26 +37,36 @@ def belonging(
         return Delete(change.relid, change.old, change.size)
     if came and change.unsent:
         raise _overtaken(
+            table.shape,
             f"a row of {table.shape.name} moved between parts that were copied at different times,"
-            " and the source did not send all of its values"
+            " and the source did not send all of its values",
         )
     return Insert(change.relid, change.row, change.size) if came else None
 
 
 def refuse_truncate(shape: Shape, commit_lsn: int) -> None:
-    """A truncate between the snapshots of two pieces cannot be applied to one of them.
+    """A truncate between the snapshots of two pieces cannot be applied to one of them, nor to a part of a table.
 
     Raises:
         DataError: code COPY_OVERTAKEN.
+        SchemaChanged: code MERGED_TRUNCATED.
     """
+    if shape.shared:
+        raise SchemaChanged(
+            f"table {shape.name} was truncated at the source, and its rows cannot be told from those that are"
+            " merged with them at the target",
+            effect="The transaction was not applied",
+            do="`datasync table copy JOB TABLE` copies all of them again",
+            code="MERGED_TRUNCATED",
+        ).about(shape.relid)
     if commit_lsn < shape.copied_lsn:
-        raise _overtaken(f"{shape.name} was truncated while parts of it were copied")
+        raise _overtaken(shape, f"{shape.name} was truncated while parts of it were copied")
 
 
-def _overtaken(what: str) -> DataError:
+def _overtaken(shape: Shape, what: str) -> DataError:
     return DataError(
         what,
         effect="The transaction was not applied",
         do="run `datasync restart JOB`",
         code="COPY_OVERTAKEN",
-    )
+    ).about(shape.relid)

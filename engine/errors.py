@@ -16,7 +16,7 @@ LSNs; it never holds a user's row values or a secret.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 UNCHANGED = "Nothing was changed"
 
@@ -98,9 +98,26 @@ class SlotLost(StateError):
 
 
 class DataError(DatasyncError):
-    """A change cannot be applied so that the target stays equal to the source."""
+    """A change cannot be applied so that the target stays equal to the source.
+
+    Attributes:
+        relids: of the tables that it is about, if only they need to stop.
+        sqlstate: what the target answered, if it is its refusal.
+    """
 
     code = "DATA"
+    relids: tuple[int, ...] = ()
+    sqlstate: str = ""
+
+    def about(self, *relids: int) -> Self:
+        """The error, of these tables."""
+        self.relids = relids
+        return self
+
+    def refused(self, sqlstate: str) -> Self:
+        """The error, as the target's refusal."""
+        self.sqlstate = sqlstate
+        return self
 
 
 class ProtocolError(DataError):
@@ -121,9 +138,25 @@ class ProtocolError(DataError):
 
 
 class SchemaChanged(DataError):
-    """The shape of a source table is not the one that the target has."""
+    """The shape of a source table is not the one that the target has.
+
+    Attributes:
+        policy: what the job's switches say to it: `apply`, `pause` or `fail`.
+    """
 
     code = "SCHEMA_CHANGED"
+    policy: str = "apply"
+
+    def under(self, policy: str) -> Self:
+        """The error, with this policy."""
+        self.policy = policy
+        return self
+
+
+class TableParked(DataError):
+    """A table could not be copied and rests; the copy of the others goes on."""
+
+    code = "TABLE_PARKED"
 
 
 class ActionRefused(DatasyncError):

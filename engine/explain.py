@@ -8,7 +8,7 @@ the others wait for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prefect_datasync.engine.quantities import milliseconds, size, span
@@ -29,16 +29,32 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class ServersSay:
+    """What both servers know of the job.
+
+    Attributes:
+        at_target, at_source: the job's backends that wait.
+        applying: of what the target's applying backend waited in looks over half a second, as shares.
+        unindexed: tables of the target that are changed by a key without an index.
+        spilled_bytes: what the source wrote to disk in a second to decode large transactions.
+        unseen: what could not be looked at, in words.
+    """
+
+    at_target: tuple[Waiting, ...] = ()
+    at_source: tuple[Waiting, ...] = ()
+    applying: Mapping[str, float] = field(default_factory=dict)
+    unindexed: tuple[str, ...] = ()
+    spilled_bytes: int = 0
+    unseen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """Everything that a rule may read.
 
     Attributes:
         facts: of the newest sample, see `Sample.facts`; empty when nothing is told.
         age_s: how old that is.
-        at_target, at_source: the job's backends that wait.
-        unindexed: tables of the target that are changed by a key without an index.
-        spilled_bytes: what the source wrote to disk in a second to decode large transactions.
-        unseen: what could not be looked at, in words.
     """
 
     job: str
@@ -47,11 +63,7 @@ class Seen:
     lives: bool
     facts: dict[str, Any]
     age_s: float = 0.0
-    at_target: tuple[Waiting, ...] = ()
-    at_source: tuple[Waiting, ...] = ()
-    unindexed: tuple[str, ...] = ()
-    spilled_bytes: int = 0
-    unseen: tuple[str, ...] = ()
+    servers: ServersSay = field(default_factory=ServersSay)
 
     @property
     def verdict(self) -> str:
@@ -90,9 +102,9 @@ def explain(seen: Seen) -> Explanation:
         if found is not None:
             break
     assert found is not None
-    if not seen.unseen:
+    if not seen.servers.unseen:
         return found
-    because = f"{found.because} Not looked at: {'; '.join(seen.unseen)}."
+    because = f"{found.because} Not looked at: {'; '.join(seen.servers.unseen)}."
     return Explanation(found.bottleneck, because, found.do)
 
 
@@ -120,8 +132,8 @@ def _tells_nothing(seen: Seen) -> Explanation | None:
 
 
 def _lock(seen: Seen) -> Explanation | None:
-    waiting = [("target", each) for each in seen.at_target]
-    waiting += [("source", each) for each in seen.at_source]
+    waiting = [("target", each) for each in seen.servers.at_target]
+    waiting += [("source", each) for each in seen.servers.at_source]
     for where, each in waiting:
         if each.kind == "Lock":
             who = ", ".join(each.blockers) or "a session that this role may not see"
@@ -135,14 +147,14 @@ def _lock(seen: Seen) -> Explanation | None:
 
 
 def _standby(seen: Seen) -> Explanation | None:
-    for each in seen.at_target:
-        if each.event == "SyncRep":
-            return Explanation(
-                "synchronous standby",
-                f"A commit at the target has waited {span(each.seconds)} for its synchronous standby.",
-                "bring the standby back, or change synchronous_standby_names at the target",
-            )
-    return None
+    share = seen.servers.applying.get("SyncRep", 0.0)
+    if share < BUSY:
+        return None
+    return Explanation(
+        "synchronous standby",
+        f"The target's commits wait for its synchronous standby: {_percent(share)} of the time.",
+        "bring the standby back or nearer, or change synchronous_standby_names at the target",
+    )
 
 
 def _reconnects(seen: Seen) -> Explanation | None:
@@ -182,12 +194,12 @@ def _copies(seen: Seen) -> Explanation | None:
 
 
 def _no_index(seen: Seen) -> Explanation | None:
-    if not seen.unindexed or seen.share("apply") < BUSY:
+    if not seen.servers.unindexed or seen.share("apply") < BUSY:
         return None
     return Explanation(
         "no index on the key",
         f"The target spends {_percent(seen.share('apply'))} of the time writing, and finds the rows of"
-        f" {', '.join(seen.unindexed)} by reading whole tables: no index begins with the key.",
+        f" {', '.join(seen.servers.unindexed)} by reading whole tables: no index begins with the key.",
         "create an index on the key's columns at the target; a table that is only known by all of its"
         " columns (REPLICA IDENTITY FULL) needs a key at the source",
     )
@@ -212,7 +224,15 @@ def _target(seen: Seen) -> Explanation | None:
     target, own, source = seen.share("apply", "commit"), seen.share("own"), seen.share("source")
     if target < max(own, source):
         return None
-    waits = {each.event for each in seen.at_target if each.kind in ("IO", "LWLock")}
+    away = sum(seen.servers.applying.get(event, 0.0) for event in _OF_CLIENT)
+    if away >= BUSY:
+        return Explanation(
+            "network to the target",
+            f"This job waits for the target for {_percent(target)} of the time{_spent(seen)}, but"
+            f" {_percent(away)} of that time the target waits for this job: what is sent is under way.",
+            "run the worker nearer to the target, or look at the network between them",
+        )
+    waits = {each.event for each in seen.servers.at_target if each.kind in ("IO", "LWLock")}
     where = f" Its backend waits for {', '.join(sorted(waits))}." if waits else ""
     if seen.share("commit") > seen.share("apply"):
         return Explanation(
@@ -239,13 +259,13 @@ def _own(seen: Seen) -> Explanation | None:
 
 
 def _source(seen: Seen) -> Explanation:
-    waits = {each.event for each in seen.at_source if each.event and each.kind != "Client"}
-    spilled = seen.spilled_bytes
+    waits = {each.event for each in seen.servers.at_source if each.event and each.kind != "Client"}
+    spilled = seen.servers.spilled_bytes
     because = (
         f"The job waits for the source for {_percent(seen.share('source'))} of the time, while"
         f" {size(seen.facts.get('lag_bytes'))} of WAL are not read{_spent(seen)}."
     )
-    if any(each.event in _SENDING for each in seen.at_source):
+    if any(each.event in _SENDING for each in seen.servers.at_source):
         return Explanation(
             "network",
             f"{because} The source has more than the network takes: its backend waits to send.",
@@ -281,6 +301,8 @@ RULES: tuple[Callable[[Seen], Explanation | None], ...] = (
 )
 #: What a backend of the source waits for when it has more to send than is taken.
 _SENDING = ("ClientWrite", "WalSenderWriteData")
+#: What a backend waits for that has nothing to do, or whose answer is not taken.
+_OF_CLIENT = ("ClientRead", "ClientWrite")
 _FASTER_COPY = "more copy_workers help if the source has idle cores and disks"
 _WORDS = {
     "source": "waiting for the source",

@@ -26,11 +26,14 @@ POINTS = (
     "stream.before_start",
     "apply.after_fence",
     "apply.before_commit",
+    "quarantine.before_commit",
     "apply.after_commit",
     "ack.before_send",
     "ack.after_send",
     "idle.before_persist",
     "idle.after_persist",
+    "again.before_hand_over",
+    "again.after_hand_over",
     "pause.before_disconnect",
 )
 

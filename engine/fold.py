@@ -31,6 +31,7 @@ from typing import TypeAlias
 
 from prefect_datasync.engine.changes import Row
 from prefect_datasync.engine.errors import DataError
+from prefect_datasync.engine.shape import Shape
 
 Key: TypeAlias = "bytes | None | tuple[bytes | None, ...]"
 
@@ -41,31 +42,6 @@ class Op(IntEnum):
     INSERT = 1
     UPDATE = 2
     DELETE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What folding needs to know of a table, for as long as its relation does not change.
-
-    Attributes:
-        key: positions of the identity's columns; empty when rows are found by all their values.
-        old_is_whole: `old` of updates and deletes is the whole previous row (replica identity FULL).
-        insert_only: updates and deletes are not replicated.
-        first_copied_lsn, copied_lsn: the LSNs of the first and the last snapshot that parts of the
-            table were copied with. What was committed before the first is in the copy.
-        admits: for what was committed between the two, whether a row belongs to the stream, from
-            commit LSN and row; None when none does.
-    """
-
-    relid: int
-    name: str
-    width: int
-    key: tuple[int, ...] = ()
-    old_is_whole: bool = False
-    insert_only: bool = False
-    first_copied_lsn: int = 0
-    copied_lsn: int = 0
-    admits: Callable[[int, Row], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +81,15 @@ class Clear:
     restart_identity: bool
 
 
-Step: TypeAlias = Append | Merge | OneByOne | Clear
+@dataclass(frozen=True, slots=True)
+class MarkAll:
+    """All rows of a table to mark as deleted."""
+
+    relid: int
+    mark: bytes
+
+
+Step: TypeAlias = Append | Merge | OneByOne | Clear | MarkAll
 
 
 class TableFold:
@@ -275,7 +259,7 @@ class TableFold:
             effect="The transaction was not applied",
             do="compare source and target with `datasync verify`, then `datasync restart JOB`",
             code="STREAM_INCONSISTENT",
-        )
+        ).about(self.shape.relid)
 
 
 def _key_reader(key: tuple[int, ...]) -> Callable[[Row], Key]:
@@ -288,9 +272,12 @@ def _key_reader(key: tuple[int, ...]) -> Callable[[Row], Key]:
 class Fold:
     """The pending changes of one batch, over all tables."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[Shape, list[Step]], TableFold] = TableFold) -> None:
         self.records = 0  #: row changes since the last `take`
         self.bytes = 0  #: their size as received
+        self.values = 0  #: how many values their rows hold at most
+        self.ignored: dict[int, int] = {}  #: by relation, those not to apply
+        self._make = make
         self._steps: list[Step] = []
         self._tables: dict[int, TableFold] = {}
         self._touched: dict[int, TableFold] = {}
@@ -309,7 +296,7 @@ class Fold:
                 return
             known.flush()
             self._touched.pop(shape.relid, None)
-        self._tables[shape.relid] = TableFold(shape, self._steps)
+        self._tables[shape.relid] = self._make(shape, self._steps)
 
     def clear(self, relids: tuple[int, ...], restart_identity: bool) -> None:
         """Add a truncate: what is pending for the tables goes first."""
@@ -318,6 +305,16 @@ class Fold:
         self._steps.append(Clear(relids, restart_identity))
         self.records += 1
 
+    def mark_all(self, relid: int, mark: bytes) -> None:
+        """Add the marking of all rows of a table: what is pending for it goes first."""
+        self._tables[relid].flush()
+        self._steps.append(MarkAll(relid, mark))
+        self.records += 1
+
+    def ignore(self, relid: int) -> None:
+        """Count a change that is not applied."""
+        self.ignored[relid] = self.ignored.get(relid, 0) + 1
+
     def take(self) -> tuple[Step, ...]:
         """The steps of the batch, in order; the fold is empty afterwards."""
         for table in self._touched.values():
@@ -325,5 +322,6 @@ class Fold:
         self._touched.clear()
         steps = tuple(self._steps)
         self._steps.clear()
-        self.records = self.bytes = 0
+        self.records = self.bytes = self.values = 0
+        self.ignored = {}
         return steps

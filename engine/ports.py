@@ -5,12 +5,13 @@ A position is an integer that grows with every commit of the source: everything 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from prefect_datasync.engine.changes import Change, Commit, Relation
-from prefect_datasync.engine.fold import Shape, Step
+from prefect_datasync.engine.fold import Step
+from prefect_datasync.engine.shape import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,17 @@ class Batch:
     records: int  #: row changes
     bytes: int  #: their size as received
     transactions: int = 0  #: source transactions that end in it
+    ignored: Mapping[int, int] = field(default_factory=dict)  #: by relation, changes not to apply
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One durable step forward."""
+
+    position: int
+    records: int
+    bytes: int
+    commit_time_us: int | None  #: of the last source transaction; None for an idle position
 
 
 class ChangeStream(Protocol):

@@ -19,6 +19,16 @@ def size(number: float | None) -> str:
     return f"{number:.1f} TB"
 
 
+def parked_words(tables: int) -> str:
+    """What follows a job's state, e.g. `, 1 table parked`; nothing when all of them follow."""
+    return f", {tables} table{'s' if tables > 1 else ''} parked" if tables else ""
+
+
+def quarantined_words(rows: int) -> str:
+    """What follows then, e.g. `, 2 rows in quarantine`; nothing when there are none."""
+    return f", {count(rows)} row{'s' if rows > 1 else ''} in quarantine" if rows else ""
+
+
 def count(number: float | None) -> str:
     """E.g. `1,234,567`."""
     return "-" if number is None else f"{number:,.0f}"

@@ -34,6 +34,8 @@ class Sample:
         lag_bytes: WAL at the source after `position`.
         retained_bytes: WAL that the source keeps for the job.
         stages: where the time goes, see `engine.stages`.
+        parked: tables that rest while the others go on.
+        quarantined: rows that the target refused and that are kept.
         copy, tables: only while it copies.
     """
 
@@ -44,6 +46,8 @@ class Sample:
     lag_bytes: int | None = None
     retained_bytes: int | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
+    parked: int = 0
+    quarantined: int = 0
     copy: CopyProgress | None = None
     tables: tuple[TableCopy, ...] = ()
 
@@ -59,6 +63,8 @@ class Sample:
             "lag_bytes": self.lag_bytes,
             "retained_bytes": self.retained_bytes,
             "stages": dict(self.stages),
+            "tables_parked": self.parked,
+            "quarantined": self.quarantined,
         }
         if self.copy is not None:
             eta = self.copy.eta_s

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from prefect_datasync.engine import selection
 from prefect_datasync.engine.alerts import DEFAULT as DEFAULT_ALERTS
 from prefect_datasync.engine.alerts import Rule, parse_all
+from prefect_datasync.engine.mapping import Mapped, target_of
+from prefect_datasync.engine.mapping import Rule as MappingRule
+from prefect_datasync.engine.mapping_parser import read_rule
+from prefect_datasync.engine.switches import (
+    DEFAULTS,
+    TOLD,
+    ColumnName,
+    ColumnPattern,
+    Deletes,
+    Expression,
+    Followed,
+    Mark,
+    Name,
+    Override,
+    Policy,
+    Resolved,
+    Rows,
+    resolve,
+)
 
 JOB_NAME = (
     r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"  #: also a block's name and a part of a slot's name
@@ -52,8 +71,15 @@ class Keyless(StrEnum):
     REFUSE = "refuse"
 
 
+class OnTableFault(StrEnum):
+    """What becomes of a job when one of its tables cannot be kept equal."""
+
+    PARK = "park"  #: the table rests, the others go on
+    FAIL = "fail"
+
+
 class OnWalBudget(StrEnum):
-    """What `wal_guard` does for a source that keeps too much WAL for a job that is not running."""
+    """What `wal-guard` does for a source that keeps too much WAL for a job that is not running."""
 
     ALERT = "alert"
     RESUME = "resume"
@@ -81,19 +107,37 @@ class SyncSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Mode = Field(
-        Mode.FULL_INCREMENTAL, description="Copy once, copy and follow, or follow only."
+        Mode.FULL_INCREMENTAL,
+        description="Copy once (full), copy and follow (full+incremental), or follow only (incremental).",
     )
     tables: tuple[Pattern, ...] = Field(
-        ("*.*",), description="Tables to sync, as schema.table with * and ? as wildcards."
+        ("*.*",),
+        description="Tables to sync, as schema.table with * and ? as wildcards, or as a regular expression"
+        " between slashes that fits the whole of schema.table.",
     )
     exclude: tuple[Pattern, ...] = Field((), description="Tables to leave out, in the same form.")
+    mapping: tuple[Pattern, ...] = Field(
+        (),
+        description="Other names at the target: rules like 'archive.orders' in single quotes,"
+        " concat('copy.', SOURCE_OBJECT), or case when SOURCE_OBJECT like 'x%' then ... end. The first rule"
+        " that gives a name decides; without one a table keeps its own.",
+    )
     existing_rows: ExistingRows = Field(
-        ExistingRows.STOP, description="What to do when a target table already holds rows."
+        ExistingRows.STOP,
+        description="When a target table already holds rows: do not start (stop), empty it first (truncate), or copy"
+        " to the rows that are there (append).",
     )
     create_tables: bool = Field(True, description="Create tables that are missing at the target.")
     keyless: Keyless = Field(
         Keyless.INSERT_ONLY,
-        description="Tables without a usable key: follow inserts only, copy only, or refuse.",
+        description="Tables without a usable key: follow inserts only (insert_only), copy only (copy_only), or do"
+        " not start (refuse).",
+    )
+    source_charset: str | None = Field(
+        None,
+        pattern="^[A-Za-z0-9_]+$",
+        description="What the text of a source in SQL_ASCII is encoded in, by PostgreSQL's name, e.g. UTF8"
+        " or LATIN1; other sources know it themselves.",
     )
     copy_workers: int = Field(2, ge=1, le=64, description="Tables copied at the same time.")
     chunk_bytes: int = Field(
@@ -106,6 +150,18 @@ class SyncSpec(BaseModel):
     )
     batch_bytes: int = Field(
         8 * 1024 * 1024, ge=64 * 1024, description="Bytes of changes applied at once, at most."
+    )
+    on_table_fault: OnTableFault = Field(
+        OnTableFault.PARK,
+        description="When a table's changes cannot be applied: it rests with its error and the others go"
+        " on (park), or the job fails (fail).",
+    )
+    quarantine_limit: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Up to so many rows of a table that the target refuses are kept in quarantine while the"
+        " table goes on; one more, and on_table_fault says what becomes of it.",
     )
     lock_timeout_ms: int = Field(
         30_000,
@@ -120,9 +176,36 @@ class SyncSpec(BaseModel):
     )
     on_wal_budget: OnWalBudget = Field(
         OnWalBudget.ALERT,
-        description="What wal_guard does beyond its events: nothing (alert), resume a paused job as"
+        description="What wal-guard does beyond its events: nothing (alert), resume a paused job as"
         " soon as the limit is near (resume), or drop the slot of a paused or failed job when the limit"
         " is reached (drop), after which the tables must be copied again.",
+    )
+
+    # -- switches: see `engine.switches`; `overrides` change them for some tables
+
+    on_new_table: Policy = Field(DEFAULTS.on_new_table, description=TOLD["on_new_table"])
+    on_add_column: Policy = Field(DEFAULTS.on_add_column, description=TOLD["on_add_column"])
+    on_drop_column: Policy = Field(DEFAULTS.on_drop_column, description=TOLD["on_drop_column"])
+    on_rename_column: Policy = Field(
+        DEFAULTS.on_rename_column, description=TOLD["on_rename_column"]
+    )
+    on_change_type: Followed = Field(DEFAULTS.on_change_type, description=TOLD["on_change_type"])
+    on_drop_table: Policy = Field(DEFAULTS.on_drop_table, description=TOLD["on_drop_table"])
+    on_truncate: Policy = Field(DEFAULTS.on_truncate, description=TOLD["on_truncate"])
+    on_insert: Rows = Field(DEFAULTS.on_insert, description=TOLD["on_insert"])
+    on_update: Rows = Field(DEFAULTS.on_update, description=TOLD["on_update"])
+    on_delete: Deletes = Field(DEFAULTS.on_delete, description=TOLD["on_delete"])
+    deletion_column: ColumnName = Field(
+        DEFAULTS.deletion_column, description=TOLD["deletion_column"]
+    )
+    deletion_mark: Mark = Field(DEFAULTS.deletion_mark, description=TOLD["deletion_mark"])
+    exclude_columns: tuple[ColumnPattern, ...] = Field(
+        DEFAULTS.exclude_columns, description=TOLD["exclude_columns"]
+    )
+    where: Expression = Field(DEFAULTS.where, description=TOLD["where"])
+    overrides: tuple[Override, ...] = Field(
+        (),
+        description="The same switches for single tables and schemas; a rule says only what it changes.",
     )
 
     alerts: tuple[Pattern, ...] = Field(
@@ -137,6 +220,34 @@ class SyncSpec(BaseModel):
         description="Your own callables by moment, as package.module:function(flow, flow_run, state).",
     )
 
+    @field_validator("tables", "exclude")
+    @classmethod
+    def _read_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(selection.refuse_broken, patterns))
+
+    @field_validator("mapping", mode="before")
+    @classmethod
+    def _one_rule(cls, rules: Any) -> Any:
+        return (rules,) if isinstance(rules, str) else rules
+
+    @field_validator("mapping")
+    @classmethod
+    def _read_mapping(cls, rules: tuple[str, ...]) -> tuple[str, ...]:
+        for number, rule in enumerate(rules, 1):
+            try:
+                read_rule(rule)
+            except ValueError as exc:
+                raise ValueError(f"rule {number}, {exc}") from None
+        return rules
+
+    @property
+    def _rules(self) -> tuple[MappingRule, ...]:
+        return tuple(map(read_rule, self.mapping))
+
+    def target_of(self, database: str, schema: str, table: str) -> Mapped:
+        """What *schema*.*table* of the source's *database* is called at the target."""
+        return target_of(self._rules, database, schema, table)
+
     @field_validator("alerts")
     @classmethod
     def _read_alerts(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
@@ -149,11 +260,16 @@ class SyncSpec(BaseModel):
 
     def selects(self, schema: str, table: str) -> bool:
         """Whether the job syncs *schema*.*table*: some pattern of `tables` fits and none of `exclude`."""
+        return self.selection_of(schema, table).selected
 
-        def fits(pattern: str) -> bool:
-            left, dot, right = pattern.partition(".")
-            if not dot:  # a bare table name means every schema
-                left, right = "*", left
-            return fnmatchcase(schema, left) and fnmatchcase(table, right)
+    def takes(self, name: Name) -> bool:
+        """Whether a table that is selected, by its own name or by one above it, is the job's."""
+        return True
 
-        return any(map(fits, self.tables)) and not any(map(fits, self.exclude))
+    def selection_of(self, schema: str, table: str) -> selection.Selection:
+        """The same, with the pattern that decides."""
+        return selection.select(self.tables, self.exclude, schema, table)
+
+    def switches_of(self, *names: Name) -> Resolved:
+        """The switches of a table, by its name and those of the partitioned tables above it; see `resolve`."""
+        return resolve(self, names)

@@ -11,17 +11,19 @@ than a batch is written piece by piece into one open target transaction, so memo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from prefect_datasync.engine import copied, faults
+from prefect_datasync.engine import copied, faults, treatment
 from prefect_datasync.engine.changes import (
+    DDL_PREFIX,
     Begin,
     Commit,
     Delete,
     Heartbeat,
     Idle,
+    Incomplete,
     Insert,
     Inserts,
+    LogicalMessage,
     Relation,
     Truncate,
     Update,
@@ -29,23 +31,15 @@ from prefect_datasync.engine.changes import (
 from prefect_datasync.engine.errors import DataError, TransientError
 from prefect_datasync.engine.fold import Fold, TableFold
 from prefect_datasync.engine.interpreter import tuned_for_rows
-from prefect_datasync.engine.ports import Applier, Batch, ChangeStream
+from prefect_datasync.engine.lenient import table_fold
+from prefect_datasync.engine.ports import Applied, Applier, Batch, ChangeStream
 from prefect_datasync.engine.stages import Clocks
 from prefect_datasync.engine.writing import Writing
 
 IDLE_POSITION_BYTES = 16 * 1024 * 1024  #: an idle position is recorded after so much WAL ...
 IDLE_POSITION_S = 10.0  #: ... or so much time, whichever comes first
+BATCH_VALUES = 400_000  #: a short one takes up to ten times as much memory as it had in the stream
 EAGER_ROWS = 5000  #: so many are worth a batch when the target would be idle otherwise
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """One durable step forward."""
-
-    position: int
-    records: int
-    bytes: int
-    commit_time_us: int | None  #: of the last source transaction; None for an idle position
 
 
 class Replication:
@@ -53,13 +47,16 @@ class Replication:
 
     Args:
         position: what the target has recorded.
-        batch_rows, batch_bytes: when a batch is full; it then waits for the end of its transaction,
-            but not for longer than twice as much.
+        batch_rows, batch_bytes: when a batch is full, but for `BATCH_VALUES`; it then waits for the end of
+            its transaction, but not for longer than twice as much.
         stop: asked at every batch and every idle moment; anything but None ends `run`. What was
             received and is not applied by then is undone; the source will send it again.
         applied: told of every durable step, on the calling thread.
         now: seconds of a monotonic clock.
         clocks: told where the time goes.
+        described_again: called when the source describes a relation again as it was: something about it
+            has changed that the stream does not show.
+        announced: called with a transaction that changes a table's shape, once all before it is durable.
     """
 
     def __init__(
@@ -74,18 +71,22 @@ class Replication:
         applied: Callable[[Applied], None],
         now: Callable[[], float],
         clocks: Clocks | None = None,
+        described_again: Callable[[], None] = lambda: None,
+        announced: Callable[[int], None] = lambda xid: None,
     ) -> None:
         self._stream, self._target = stream, target
+        self._described_again, self._announced = described_again, announced
         self._batch_rows, self._batch_bytes = batch_rows, batch_bytes
         self._stop, self._applied, self._now = stop, applied, now
         self._durable = self._received = self._reached = position
-        self._fold = Fold()
+        self._fold = Fold(table_fold)
         self._relations: dict[int, Relation] = {}
         self._ignored: set[int] = set()  # relations of the publication that are not ours
         self._table: TableFold | None = None  # of the last change: changes come in runs
         self._relid = -1
         self._begin: Begin | None = None  # the transaction that is being received
         self._skip = False  # it is in the target already
+        self._before = 0  # records in the fold when it began
         self._end: Commit | None = None  # the last whole transaction in the fold
         self._transactions = 0
         self._open = False  # the target holds a part of the transaction that is being received
@@ -151,13 +152,22 @@ class Replication:
         if isinstance(change, Begin):
             self._begin = change
             self._skip = change.commit_lsn < self._received
+            self._before = self._fold.records
         elif isinstance(change, Commit):
             self._commit(change)
         elif isinstance(change, Relation):
             self._relation(change)
         elif isinstance(change, Truncate):
             if not self._skip:
-                self._truncate(change)
+                assert self._begin is not None
+                treatment.truncate(self._fold, change, self._begin)
+        elif isinstance(change, Incomplete):
+            table = None if self._skip else self._find(change.relid)
+            if table is not None and self._begin is not None:
+                treatment.refuse_incomplete(self._fold, table, self._begin)
+        elif isinstance(change, LogicalMessage):
+            if change.prefix == DDL_PREFIX and self._begin is not None and not self._skip:
+                self._announcement(self._begin)
         elif isinstance(change, Heartbeat):
             self._heartbeat(change)
         elif isinstance(change, Idle):
@@ -172,20 +182,33 @@ class Replication:
             return
         assert self._begin is not None
         shape = table.shape
-        if self._begin.commit_lsn < shape.copied_lsn:
+        if shape.treatment is not None:
+            heeded = treatment.heeded(table, change, self._begin)
+            if isinstance(heeded, treatment.Ignored):
+                fold.ignore(change.relid)
+                return
+            if heeded is None:
+                return
+            change = heeded
+        elif self._begin.commit_lsn < shape.copied_lsn:
             part = copied.belonging(table, change, self._begin.commit_lsn)
             if part is None:
                 return
             change = part
         fold.records += 1
         fold.bytes += change.size
+        fold.values += shape.width
         if isinstance(change, Insert):
             table.insert(change.row)
         elif isinstance(change, Update):
             table.update(change.old, change.row, change.unsent)
         else:
             table.delete(change.old)
-        if fold.records >= 2 * self._batch_rows or fold.bytes >= 2 * self._batch_bytes:
+        if (
+            fold.records >= 2 * self._batch_rows
+            or fold.bytes >= 2 * self._batch_bytes
+            or fold.values >= 2 * BATCH_VALUES
+        ):
             self._write(None)
 
     def _inserts(self, change: Inserts) -> None:
@@ -193,15 +216,20 @@ class Replication:
         if table is None:
             return
         assert begin is not None
-        if begin.commit_lsn < table.shape.copied_lsn:
+        if table.shape.treatment is not None or begin.commit_lsn < table.shape.copied_lsn:
             share, rest = divmod(change.size, len(change.rows))
             for number, row in enumerate(change.rows):
                 self._row(Insert(change.relid, row, share + (number < rest)))
             return
         fold.records += len(change.rows)
         fold.bytes += change.size
+        fold.values += len(change.rows) * table.shape.width
         table.insert_all(change.rows)
-        if fold.records >= 2 * self._batch_rows or fold.bytes >= 2 * self._batch_bytes:
+        if (
+            fold.records >= 2 * self._batch_rows
+            or fold.bytes >= 2 * self._batch_bytes
+            or fold.values >= 2 * BATCH_VALUES
+        ):
             self._write(None)
 
     def _find(self, relid: int) -> TableFold | None:
@@ -219,6 +247,8 @@ class Replication:
     def _relation(self, relation: Relation) -> None:
         known = self._relations.get(relation.relid)
         if known == relation:
+            if not self._stream.bounded:  # in blocks every relation is described again
+                self._described_again()
             return
         if known is not None:
             # Rows of the old shape are written with the old columns, before the target learns the new.
@@ -232,19 +262,6 @@ class Replication:
         else:
             self._fold.bind(shape)
 
-    def _truncate(self, change: Truncate) -> None:
-        begin = self._begin
-        assert begin is not None
-        relids: list[int] = []
-        for relid in change.relids:
-            table = self._fold.table(relid)
-            if table is None or begin.commit_lsn < table.shape.first_copied_lsn:
-                continue
-            copied.refuse_truncate(table.shape, begin.commit_lsn)
-            relids.append(relid)
-        if relids:
-            self._fold.clear(tuple(relids), change.restart_identity)
-
     def _commit(self, commit: Commit) -> None:
         skipped, self._begin, self._skip = self._skip, None, False
         if skipped:
@@ -257,10 +274,19 @@ class Replication:
             self._open
             or fold.records >= self._batch_rows
             or fold.bytes >= self._batch_bytes
+            or fold.values >= BATCH_VALUES
             or fold.records >= EAGER_ROWS
             and self._writing.idle
         ):
             self._write(commit)
+
+    def _announcement(self, begin: Begin) -> None:
+        """Bring what was committed before to the target, unless rows of the transaction came already."""
+        if self._end is not None and self._fold.records == self._before:
+            self._write(self._end)
+        self._writing.reap(block=True)
+        self._announced(begin.xid)
+        self._before = self._fold.records
 
     def _heartbeat(self, beat: Heartbeat) -> None:
         self._writing.reap(block=False)
@@ -288,8 +314,9 @@ class Replication:
 
     def _write(self, end: Commit | None) -> None:
         """Hand the fold to the writer, after the batch before it is done."""
-        records, size = self._fold.records, self._fold.bytes
-        batch = Batch(self._fold.take(), end, records, size, self._transactions)
+        fold = self._fold
+        records, size, ignored = fold.records, fold.bytes, fold.ignored
+        batch = Batch(fold.take(), end, records, size, self._transactions, ignored)
         self._relid = -1  # the fold hands out tables anew for each batch
         self._transactions = 0
         self._end = None

@@ -101,6 +101,13 @@ def joined(minutes: Iterable[Minute]) -> list[Minute]:
     return [found[at] for at in sorted(found)]
 
 
+def in_steps_of(seconds: int, minutes: Iterable[Minute]) -> list[Minute]:
+    """Longer steps, each of so many seconds; the rate is of the step, a part of one counts as a whole one."""
+    placed = (dataclasses.replace(each, at=each.at - each.at % seconds) for each in minutes)
+    steps = joined(placed)
+    return [dataclasses.replace(each, rps=round(each.records / seconds, 1)) for each in steps]
+
+
 def merged(minutes: Iterable[Minute], until: float, count: int) -> list[Minute | None]:
     """The last *count* minutes up to the one of *until*, None where nothing is known."""
     found = {each.at: each for each in joined(minutes)}

@@ -20,6 +20,7 @@ from prefect_datasync.engine.quantities import size, span
 
 WARNING_SHARE, CRITICAL_SHARE = 3 / 4, 19 / 20
 WARNING_S, CRITICAL_S = 6 * 3600.0, 15 * 60.0
+WRAPS_AT = 2**31  #: transactions, after which a server refuses new ones
 TIME_COUNTS_FROM = 1 / 2  #: share of the limit
 LONGEST_S = 100 * 24 * 3600.0  #: a forecast beyond it is not told
 SLOWEST = 0.01  #: bytes per second; what grows less does not grow
@@ -99,6 +100,18 @@ def _of_limit(limit: Limit, retained: int, left: int, bytes_per_s: float | None)
     elif used >= WARNING_SHARE or counted <= WARNING_S:
         level = Level.WARNING
     return Forecast(level, limit, left, seconds)
+
+
+def age_level(held: int, freeze_max_age: int) -> Level:
+    """How urgent it is that a slot keeps VACUUM from removing what newer transactions deleted.
+
+    Args:
+        held: transactions since the oldest that the slot still needs.
+        freeze_max_age: the source's `autovacuum_freeze_max_age`, from which on it vacuums without an end.
+    """
+    if held >= WRAPS_AT * 3 // 4:
+        return Level.CRITICAL
+    return Level.WARNING if held >= freeze_max_age else Level.OK
 
 
 def describe(retained: int, bytes_per_s: float | None, ahead: Forecast) -> str:

@@ -79,10 +79,10 @@ class Writing:
                 self._wait_for(call)
         if not call.done():
             return
-        self._call = None
+        then, self._call, self._then = self._then, None, None  # both hold the batch
         call.result()
-        if self._then is not None:
-            self._then()
+        if then is not None:
+            then()
 
     def _wait_for(self, call: Future[None]) -> None:
         stopped = 0

@@ -60,15 +60,15 @@ def was_brought_back(state: State[Any]) -> bool:
     return state.is_scheduled() and (state.message or "").startswith(BROUGHT_BACK)
 
 
-def pausing_state(states: Sequence[State[Any]]) -> State[Any] | None:
-    """The state by which a run that rests was paused: the first of the pause that still lasts."""
-    found: State[Any] | None = None
+def pausing_states(states: Sequence[State[Any]]) -> list[State[Any]]:
+    """The pause that still lasts, oldest first: what paused the run, and what was said of it since."""
+    found: list[State[Any]] = []
     for state in reversed(states):
         if state.is_paused():
-            found = state
+            found.append(state)
         elif not state.is_running() and not state.is_crashed():
             break
-    return found
+    return found[::-1]
 
 
 def replace(

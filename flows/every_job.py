@@ -9,7 +9,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from pydantic import ValidationError
 
-from prefect_datasync.engine.postgres.state import job_key
+from prefect_datasync.engine.postgres.job_rows.state import job_key
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.flows.runs import deployments
 

@@ -21,6 +21,7 @@ from prefect.states import Completed, Failed
 from prefect_datasync.engine.errors import DatasyncError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.session import Server, connect
+from prefect_datasync.engine.quantities import parked_words, quarantined_words
 from prefect_datasync.flows.instance_job import source_of, target_of
 from prefect_datasync.flows.runs import current_run, job_deployments, state_of
 from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
@@ -76,6 +77,8 @@ def problems_of(
     since_s: float,
     silent_s: float | None,
     verdict: str | None,
+    parked: int = 0,
+    quarantined: int = 0,
     unreachable: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """What is wrong with a job.
@@ -94,6 +97,10 @@ def problems_of(
             found.append("no report from its process for over a minute")
         elif verdict in _BAD:
             found.append(str(verdict))
+        if parked:
+            found.append(parked_words(parked).removeprefix(", "))
+        if quarantined:
+            found.append(quarantined_words(quarantined).removeprefix(", "))
     if state is JobState.INITIALIZING and silent_s is None and since_s > WAITING_S:
         found.append(f"not begun after {since_s:.0f} s: is a worker running?")
     return tuple(found)
@@ -107,13 +114,16 @@ def _look(client: SyncPrefectClient, deployment: UUID, name: str) -> Health:
     now = datetime.now(UTC)
     told = find(client, [artifact_key(name, Kind.KPIS)], [run.id])
     reported = next((a.updated for a in told if a.updated), None)
-    verdict = facts_in(told[0]).get("verdict") if told else None
+    facts = facts_in(told[0]) if told else {}
+    verdict = facts.get("verdict")
     problems = problems_of(
         state,
         message=run.state.message or "",
         since_s=(now - run.state.timestamp).total_seconds(),
         silent_s=(now - reported).total_seconds() if reported else None,
         verdict=verdict,
+        parked=facts.get("tables_parked", 0),
+        quarantined=facts.get("quarantined", 0),
         unreachable=_unreachable(run) if not run.state.is_final() else (),
     )
     return Health(name, state, verdict if state is JobState.RUNNING else None, problems)

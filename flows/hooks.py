@@ -18,7 +18,7 @@ from prefect.logging.loggers import flow_run_logger
 
 from prefect_datasync.blocks.checkpoint import CheckpointMirror
 from prefect_datasync.engine.errors import DatasyncError
-from prefect_datasync.engine.postgres.state import Checkpoint
+from prefect_datasync.engine.postgres.job_rows.state import Checkpoint
 from prefect_datasync.engine.spec import Moment
 from prefect_datasync.flows import user_hooks
 from prefect_datasync.flows.control import settle_paused

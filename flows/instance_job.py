@@ -10,8 +10,8 @@ from prefect.client.schemas.objects import FlowRun
 
 from prefect_datasync.blocks.connections import PostgresSource, PostgresTarget
 from prefect_datasync.engine.errors import ConfigError
+from prefect_datasync.engine.postgres.job_rows.state import Checkpoint, job_key, read_checkpoint
 from prefect_datasync.engine.postgres.session import Server
-from prefect_datasync.engine.postgres.state import Checkpoint, job_key, read_checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 What it has paused is written where it is paused: the state's message names the window and its end. So the
 pause and the memory of it are one write, and whatever is killed afterwards, the next look of `reconcile`,
-or the next window, resumes the jobs (`end_due`).
+or the next window, resumes the jobs (`end_due`). Where windows overlap, the one that ends last has the job.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed, Suspended
 
 from prefect_datasync.engine.errors import ConfigError, DatasyncError
-from prefect_datasync.engine.postgres.holders import while_free
+from prefect_datasync.engine.postgres.job_rows.holders import while_free
 from prefect_datasync.flows import attempts
 from prefect_datasync.flows.console import outlive_reader
 from prefect_datasync.flows.control import history
@@ -92,6 +92,11 @@ def _pause(
         asked: State[Any] = Suspended(message=message)
         if attempts.replace(client, run.id, run.state, asked, force=not run.state.is_running()):
             say(f"paused flow run {run.name}")
+    for each, (_, end_of_other) in paused_by_windows(client, Lookout(say)):
+        if each.run.deployment_id in wanted and end_of_other < until:
+            prolonged: State[Any] = Suspended(message=message)
+            if attempts.replace(client, each.run.id, each.state, prolonged, force=True):
+                say(f"job {each.job.name} rests for longer than its window")
 
 
 def _wait_for_drains(client: SyncPrefectClient, me: UUID) -> None:
@@ -138,10 +143,15 @@ def paused_by_windows(
 
 
 def said_by(states: Sequence[State[Any]]) -> tuple[UUID, datetime] | None:
-    """The window that has paused a run, and its end; None when somebody else has."""
-    paused = attempts.pausing_state(states)
-    said = _SAID.match((paused.message or "") if paused else "")
-    return (UUID(said[1]), datetime.fromisoformat(said[2])) if said else None
+    """The window for which a run rests, and its end; None when somebody else has paused it.
+
+    The first state of a pause tells who has paused the run; a later window may have prolonged it.
+    """
+    said = [_SAID.match(state.message or "") for state in attempts.pausing_states(states)]
+    if not said or said[0] is None:
+        return None
+    last = [each for each in said if each is not None][-1]
+    return UUID(last[1]), datetime.fromisoformat(last[2])
 
 
 def _resume(client: SyncPrefectClient, paused: Sequence[JobRun], say: Say) -> list[str]:

@@ -1,13 +1,15 @@
 """The maintenance flow that forgets old runs: Prefect keeps every flow run with its logs for ever.
 
 The newest run of a job tells its state, so it is kept whatever `keep` says, as is every run that is not
-final. The minutely runs of the maintenance flows are pruned as well.
+final. The minutely runs of the maintenance flows are pruned as well. The hours of a job's last thirty days are
+brought up to date first: Prefect forgets the events they are made of.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +33,7 @@ from prefect_datasync.flows.runs import (
     recent_runs,
     runs_of,
 )
+from prefect_datasync.tasks.month import roll
 from prefect_datasync.tasks.prefect_api import quick_client
 
 KEEP = 50
@@ -48,6 +51,8 @@ def prune_history(keep: int = KEEP) -> State[Any]:
     deleted = 0
     with quick_client(RETRIES) as client:
         names = job_deployments(client)
+        for name in names.values():
+            roll(client, name, datetime.now(UTC))  # of a job at rest the last minutes would be lost
         newest = {d: instances(recent_runs(client, d))[:1] for d in names}
         names |= _maintenance_deployments(client)
         for deployment, name in sorted(names.items(), key=lambda item: item[1]):

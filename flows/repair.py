@@ -21,15 +21,16 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import AwaitingRetry, Cancelled, Crashed, Failed, Suspended
 
 from prefect_datasync.engine.errors import DatasyncError, StateError
-from prefect_datasync.engine.postgres.holders import held_jobs, holder_is_gone, while_free
+from prefect_datasync.engine.postgres.job_rows.holders import held_jobs, holder_is_gone, while_free
+from prefect_datasync.engine.postgres.job_rows.state import read_checkpoint
 from prefect_datasync.engine.postgres.session import Server
-from prefect_datasync.engine.postgres.state import read_checkpoint
 from prefect_datasync.engine.repair import RULES, Repair, Seen, decide
 from prefect_datasync.flows import attempts, hooks
 from prefect_datasync.flows.control import history
 from prefect_datasync.flows.instance_job import InstanceJob, job_of, target_of
 from prefect_datasync.flows.runs import FOLLOWING, current_run, runs_in
 from prefect_datasync.flows.sync import data_sync
+from prefect_datasync.tasks.alerts import end_open
 from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
 
 Say = Callable[[str], None]
@@ -189,6 +190,9 @@ def _carry_out(client: SyncPrefectClient, each: JobRun, repair: Repair, say: Say
         done = bring_back(client, each.run.id, state, attempts.BROUGHT_BACK)
     elif repair is Repair.PAUSE:
         done = put(Suspended(message=f"Paused. {GONE}"), force=True)
+        if done:
+            with contextlib.suppress(Exception):  # the job is paused all the same
+                end_open(client, name, str(each.run.id), "the job was paused")
     elif repair in (Repair.CANCEL, Repair.FAIL):
         end: State[Any] = (
             Cancelled(message=f"Cancelled. {GONE}")

@@ -39,8 +39,8 @@ from prefect_datasync.engine.errors import (
 )
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.instance import Instance, open_instance
+from prefect_datasync.engine.postgres.job_rows.state import Checkpoint, read_checkpoint
 from prefect_datasync.engine.postgres.session import Server, translated
-from prefect_datasync.engine.postgres.state import Checkpoint, read_checkpoint
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.flows import hooks
 from prefect_datasync.flows.console import outlive_reader

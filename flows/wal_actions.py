@@ -13,7 +13,7 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.states import Failed
 
 from prefect_datasync.engine.errors import DatasyncError, SlotLost
-from prefect_datasync.engine.postgres.holders import while_free
+from prefect_datasync.engine.postgres.job_rows.holders import while_free
 from prefect_datasync.engine.postgres.session import Server, connect, translating
 from prefect_datasync.engine.postgres.slot import drop_slot, slots_of
 from prefect_datasync.engine.quantities import size

@@ -28,9 +28,9 @@ from prefect.events import emit_event
 
 from prefect_datasync.engine.errors import DatasyncError
 from prefect_datasync.engine.lifecycle import JobState
+from prefect_datasync.engine.postgres.job_rows.state import lock_is_free, read_checkpoint
 from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.postgres.slot_watch import SourceLook, look, orphans
-from prefect_datasync.engine.postgres.state import lock_is_free, read_checkpoint
 from prefect_datasync.engine.quantities import size
 from prefect_datasync.engine.spec import OnWalBudget
 from prefect_datasync.engine.wal_growth import Forecast, Level, Mark

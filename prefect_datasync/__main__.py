@@ -60,7 +60,7 @@ def _run(given: list[str]) -> int:
             code="UNEXPECTED",
         )
     _report(error, "--json" in given)
-    if isinstance(error, UsageError):
+    if isinstance(error, UsageError) or error.error_code == UsageError.code:
         return 2
     return 3 if isinstance(error, ActionRefused) else 1
 

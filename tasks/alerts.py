@@ -137,6 +137,14 @@ def tell_ended(job: str, instance: str, slug: str, text: str, judge: Judge, reas
     emit_alert(job, slug, Told.RESOLVED, payload | {"reason": reason})
 
 
+def end_open(client: SyncPrefectClient, job: str, instance: str, reason: str) -> None:
+    """Resolve whatever a process has left open that is gone and gets no successor for now."""
+    for slug, event in read_alerts(client, job).items():
+        if event.event == ALERTS[Told.FIRING] and event.payload.get("judge") == Judge.PROCESS:
+            text = str(event.payload.get("rule", slug))
+            tell_ended(job, instance, slug, text, Judge.PROCESS, reason)
+
+
 def facts(job: str, instance: str, text: str, judge: Judge, sentence: str) -> dict[str, Any]:
     """What the events of all alerts have."""
     return {

@@ -1,4 +1,4 @@
-"""Artifacts of a job: one of each kind per instance, made once and then changed in place.
+"""Artifacts of a job: one of each kind per instance, MONTH and VERIFY one per job; made once, then changed in place.
 
 They are found again by key and flow run, so a later attempt, or a hook in another process, changes the
 artifact that an earlier one made. (Creating again would store a new version each time.)
@@ -30,6 +30,8 @@ class Kind(StrEnum):
     KPIS = "kpis"  #: page: the six indicators, the verdict, the last hour; see `tasks.board`
     COPY = "copy"  #: progress of the copy
     WAL = "wal"  #: table: what the source kept at the last pause
+    MONTH = "month"  #: table: thirty days by hour, of all instances; see `tasks.month`
+    VERIFY = "verify"  #: table: the last comparison; see `tasks.verification`
     HISTORY = "history"  #: table: how the instance went, written at its end
 
     @property
@@ -71,6 +73,25 @@ class InstanceArtifact:
                 return
             self._id = found[0].id
         client.update_artifact(self._id, ArtifactUpdate(data=data, description=description))
+
+
+def put_of_job(
+    client: SyncPrefectClient, job: str, kind: Kind, data: str, description: str
+) -> None:
+    """Show *data* in the one artifact of a kind that a job has, whatever becomes of its instances."""
+    key = artifact_key(job, kind)
+    found = find(client, [key])
+    if found:
+        client.update_artifact(found[0].id, ArtifactUpdate(data=data, description=description))
+        return
+    made = ArtifactCreate(key=key, type=kind.prefect_type, data=data, description=description)
+    client.create_artifact(made)
+
+
+def data_of_job(client: SyncPrefectClient, job: str, kind: Kind) -> str:
+    """What `put_of_job` was given last; empty when there is nothing."""
+    found = find(client, [artifact_key(job, kind)])
+    return str(found[0].data) if found else ""
 
 
 def find(

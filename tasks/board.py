@@ -15,7 +15,14 @@ from prefect.client.schemas.objects import Artifact
 from prefect_datasync.engine.explain import spent
 from prefect_datasync.engine.metrics import MEANING
 from prefect_datasync.engine.plot import data_uri, svg
-from prefect_datasync.engine.quantities import count, milliseconds, size, span
+from prefect_datasync.engine.quantities import (
+    count,
+    milliseconds,
+    parked_words,
+    quarantined_words,
+    size,
+    span,
+)
 from prefect_datasync.engine.sample import Sample, TableCopy
 from prefect_datasync.engine.trend import Minute
 
@@ -48,9 +55,15 @@ def facts_in(artifact: Artifact) -> dict[str, Any]:
 
 def _page(job: str, sample: Sample, hour: Sequence[Minute | None]) -> Iterator[str]:
     kpis = sample.kpis
-    yield f"## {job}: {kpis.verdict}"
+    yield (
+        f"## {job}: {kpis.verdict}{parked_words(sample.parked)}{quarantined_words(sample.quarantined)}"
+    )
     yield ""
     yield MEANING[kpis.verdict]
+    if sample.parked:
+        yield f"A parked table stays as it was: `datasync table list {job}` tells why."
+    if sample.quarantined:
+        yield f"The target refuses rows in quarantine: `datasync quarantine list {job}` tells why."
     yield ""
     yield from _table(
         ("Indicator", "Now"),

@@ -17,8 +17,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from prefect_datasync.engine.errors import CopyStopped, DatasyncError
-from prefect_datasync.engine.postgres.relay import Copied
+from prefect_datasync.engine.errors import CopyStopped, DatasyncError, TableParked
+from prefect_datasync.engine.postgres.initial_copy.relay import Copied
 from prefect_datasync.engine.snapshot import CopyUnit
 
 LOOK_S = 0.2
@@ -67,6 +67,9 @@ def copy_all(
         def run() -> Copied:
             try:
                 copied = copy(unit)
+            except TableParked:
+                finished.append(unit)
+                raise
             except DatasyncError as exc:
                 faults.append(exc)
                 raise

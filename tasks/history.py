@@ -9,7 +9,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import Artifact, FlowRun
 
-from prefect_datasync.engine.postgres.state import Checkpoint
+from prefect_datasync.engine.postgres.job_rows.state import Checkpoint
 from prefect_datasync.tasks.artifacts import (
     InstanceArtifact,
     Kind,

@@ -19,7 +19,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect_datasync.blocks.checkpoint import CheckpointMirror
 from prefect_datasync.engine.alerts import Rule
 from prefect_datasync.engine.errors import DatasyncError
-from prefect_datasync.engine.postgres.state import Checkpoint
+from prefect_datasync.engine.postgres.job_rows.state import Checkpoint
 from prefect_datasync.engine.sample import Sample
 from prefect_datasync.engine.trend import Minute, Trend, merged
 from prefect_datasync.tasks.alerts import Alerts
@@ -32,6 +32,7 @@ from prefect_datasync.tasks.events import (
     emit_watermark,
     read_minutes,
 )
+from prefect_datasync.tasks.month import roll
 from prefect_datasync.tasks.prefect_api import quick_client
 
 CYCLE_S = 2.0
@@ -43,6 +44,7 @@ LAST_WORDS_S = 5.0  #: how long the end of an attempt waits for its last report
 RETRIES = 1
 STRIKES = 2  #: failing cycles in a row before a word is lost about them
 HOUR = 60  #: minutes
+SOON_S = 90.0
 
 
 class Reporter:
@@ -65,6 +67,7 @@ class Reporter:
         self._mirror = CheckpointMirror(job)
         self._mirror_due = True
         self._mirrored = self._marked = self._told_at = self._beaten = 0.0
+        self._rolled = 0  #: the hour
         self._told: object = None
         self._reason = ""
         self._trend: Trend | None = None
@@ -160,6 +163,7 @@ class Reporter:
             self._alerts.end(client, self._reason)
         else:
             self._alerts.look(client, sample)
+        self._roll(client, sample.at, last)
 
     def _beat(self, last: bool) -> None:
         now = time.monotonic()
@@ -181,6 +185,13 @@ class Reporter:
             since = datetime.now(UTC) - timedelta(minutes=HOUR)
             self._hour = deque(read_minutes(client, self._job, since), maxlen=2 * HOUR)
         return self._hour
+
+    def _roll(self, client: SyncPrefectClient, at: float, last: bool) -> None:
+        """Store the hours that are over: soon after each, for minutes are stored late, and at the end."""
+        hour = int((at - SOON_S) // 3600)
+        if last or hour != self._rolled:
+            self._rolled = hour
+            roll(client, self._job, datetime.fromtimestamp(at, UTC))
 
     def _mark(self, sample: Sample, last: bool) -> None:
         now = time.monotonic()

@@ -18,7 +18,7 @@ from prefect_datasync.engine.errors import DatasyncError, ProtocolError
 from prefect_datasync.engine.postgres.lsn import format_lsn, parse_lsn
 from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.postgres.slot_watch import SlotLook, look
-from prefect_datasync.engine.wal_growth import Forecast, Mark, describe, growth
+from prefect_datasync.engine.wal_growth import Forecast, Level, Mark, describe, growth
 from prefect_datasync.tasks.artifacts import InstanceArtifact, Kind, artifact_key, facts_of, find
 from prefect_datasync.tasks.artifacts import table as table_of
 from prefect_datasync.tasks.prefect_api import quick_client
@@ -56,6 +56,11 @@ def judged(slot: SlotLook, before: Mark | None, budget: int | None) -> tuple[Job
     rate = growth(before, slot.mark, being_read=slot.reader is not None)
     ahead = slot.forecast(rate, budget)
     sentence = describe(slot.mark.retained, rate, ahead)
+    if slot.age_level is not Level.OK:
+        sentence += (
+            f"; VACUUM must keep what the last {slot.held_transactions} transactions removed from the"
+            " catalogs, until the job goes on or its slot is dropped"
+        )
     if slot.is_lost:
         sentence = f"the source has removed WAL that slot {slot.name} needed: only a restart helps"
     found = JobWal(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -54,8 +55,20 @@ def last_firing(client: SyncPrefectClient) -> dict[str, frozenset[str]]:
     }
 
 
-def _rows(client: SyncPrefectClient) -> Iterator[dict[str, Any]]:
+def kept_bytes(client: SyncPrefectClient, since: datetime) -> dict[str, int]:
+    """WAL that sources keep by job, if the guard has looked since then."""
+    found: dict[str, int] = {}
+    for row in _rows(client, since):
+        mark = mark_of(row)
+        if mark is not None:
+            found[str(row.get("job"))] = mark.retained
+    return found
+
+
+def _rows(client: SyncPrefectClient, since: datetime | None = None) -> Iterator[dict[str, Any]]:
     for artifact in find(client, [KEY]):
+        if since is not None and (artifact.created is None or artifact.created < since):
+            continue
         try:
             rows = json.loads(str(artifact.data))
         except ValueError:

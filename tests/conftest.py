@@ -80,12 +80,29 @@ def load_dataset(servers: Servers) -> Callable[[Server, str], None]:
     return load
 
 
-def fresh_database(server: Server) -> Iterator[Server]:
+@pytest.fixture
+def source_in(servers: Servers) -> Iterator[Callable[[str], Server]]:
+    """Makes a fresh database on the source in the encoding that is named."""
+    with contextlib.ExitStack() as stack:
+        make = contextlib.contextmanager(fresh_database)
+        yield lambda encoding: stack.enter_context(make(servers.source, encoding))
+
+
+@pytest.fixture
+def database_on() -> Callable[[Server], contextlib.AbstractContextManager[Server]]:
+    """Makes a fresh database on any server, for a block."""
+    return contextlib.contextmanager(fresh_database)
+
+
+def fresh_database(server: Server, encoding: str | None = None) -> Iterator[Server]:
     """A database that lives as long as the generator."""
     name = f"t{os.getpid()}_{next(_numbers)}"
     database = sql.Identifier(name)
     with administer(server) as admin:
-        admin.execute(sql.SQL("create database {}").format(database))
+        made = sql.SQL("create database {}").format(database)
+        if encoding is not None:
+            made += sql.SQL(" encoding {} locale 'C' template template0").format(encoding)
+        admin.execute(made)
     try:
         yield Server(server.host, server.port, name, server.user, server.password)
     finally:

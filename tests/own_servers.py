@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefect_datasync.deployments import postgres_servers
@@ -28,9 +29,9 @@ class OwnServer:
         self._control("-m", mode, "-t", str(seconds), "stop")
         return time.monotonic() - began
 
-    def start(self) -> None:
-        """Start it again on the same port."""
-        self._control("-l", str(self.home / "log"), "start")
+    def start(self, **variables: str) -> None:
+        """Start it again on the same port; *variables* are added to its environment."""
+        self._control("-l", str(self.home / "log"), "start", **variables)
 
     def back_up(self, name: str) -> None:
         """Keep the files of the stopped server."""
@@ -51,15 +52,20 @@ class OwnServer:
             while look.execute("select pg_is_in_recovery()").fetchone() != (False,):
                 time.sleep(0.1)
 
+    def become_primary(self) -> None:
+        """Promote a standby, and wait until it takes writes."""
+        self._control("promote")
+
     def crash(self) -> None:
         """Stop it without a word, and start it."""
         self.stop("immediate")
         self.start()
 
-    def _control(self, *command: str) -> None:
+    def _control(self, *command: str, **variables: str) -> None:
         done = subprocess.run(
             [str(self.tools / "pg_ctl"), "-w", "-D", str(self.home / "data"), *command],
             cwd="/",
+            env=os.environ | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -69,20 +75,52 @@ class OwnServer:
 
 
 @contextlib.contextmanager
+def own_server(name: str, folder: Path, tools: Path, **settings: object) -> Iterator[OwnServer]:
+    """One server with fsync on, of the binaries in *tools*; *settings* are PostgreSQL's."""
+    with postgres_servers.postgres(folder, name, tools, **{"fsync": "on"} | settings) as started:
+        server = Server("127.0.0.1", started.port, "postgres", "postgres", started.password)
+        yield OwnServer(server, tools, folder / name)
+
+
+@contextlib.contextmanager
+def standby_of(primary: OwnServer, name: str, **settings: object) -> Iterator[OwnServer]:
+    """A streaming standby under a physical slot of its name, made of the files of the stopped primary."""
+    with connect(primary.server, "make slot") as admin:
+        admin.execute("select pg_create_physical_replication_slot(%s, true)", (name,))
+    home, drop = primary.home.parent / name, postgres_servers.as_nobody()
+    home.mkdir(mode=0o700)
+    if drop:
+        os.chown(home, drop["user"], drop["group"])
+    primary.stop()
+    subprocess.run(["cp", "-a", primary.home / "data", home / "data"], check=True)
+    primary.start()
+    for slot in (home / "data/pg_replslot").iterdir():
+        shutil.rmtree(slot)
+    to = primary.server
+    chosen: dict[str, object] = {
+        "port": postgres_servers.free_port(),
+        "primary_slot_name": name,
+        "primary_conninfo": f"host={to.host} port={to.port} user={to.user} password={to.password}"
+        f" dbname={to.dbname}",
+        "hot_standby_feedback": "on",
+    }
+    chosen |= settings
+    with (home / "data/postgresql.auto.conf").open("a") as conf:
+        conf.writelines(f"{key} = '{value}'\n" for key, value in chosen.items())
+    (home / "data/standby.signal").touch()
+    standby = OwnServer(replace(to, port=int(str(chosen["port"]))), primary.tools, home)
+    standby.start()
+    try:
+        yield standby
+    finally:
+        if (home / "data/postmaster.pid").exists():
+            standby.stop("immediate")
+
+
+@contextlib.contextmanager
 def own_servers(*names: str, **settings: object) -> Iterator[list[OwnServer]]:
     """Servers with fsync on, gone when the block ends; *settings* are PostgreSQL's."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(postgres_servers.private_folder())
-        started = [
-            stack.enter_context(postgres_servers.postgres(folder, name, fsync="on", **settings))
-            for name in names
-        ]
         tools = postgres_servers.bin_dir(folder)
-        yield [
-            OwnServer(
-                Server("127.0.0.1", each.port, "postgres", "postgres", each.password),
-                tools,
-                folder / name,
-            )
-            for name, each in zip(names, started, strict=True)
-        ]
+        yield [stack.enter_context(own_server(name, folder, tools, **settings)) for name in names]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from prefect_datasync.engine.errors import CheckFailed, TargetFull, TransientError
 from prefect_datasync.engine.metrics import Meter
-from prefect_datasync.engine.postgres import state
-from prefect_datasync.engine.postgres.hold import Hold
+from prefect_datasync.engine.postgres.job_rows import state
+from prefect_datasync.engine.postgres.job_rows.hold import Hold
 from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.engine.stages import Clocks
@@ -55,6 +55,7 @@ class Attempt:
         meter: counts what is committed.
         patience: for faults that last.
         clocks: where the time goes.
+        binary: rows may travel in binary, where they fit.
     """
 
     hold: Hold
@@ -66,6 +67,7 @@ class Attempt:
     meter: Meter
     patience: Patience = field(default_factory=Patience)
     clocks: Clocks = field(default_factory=lambda: Clocks(time.monotonic))
+    binary: bool = True
 
     @property
     def key(self) -> str:

@@ -7,11 +7,12 @@ schema, temporary, unlogged and foreign tables and the tables of extensions are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from prefect_datasync.engine.postgres.session import Connection, translating
+from prefect_datasync.engine.postgres.session import Connection, at_one_moment, translating
+from prefect_datasync.engine.switches import DEFAULTS, Switches
 
 Name = tuple[str, str]  #: schema, table
 
@@ -61,10 +62,17 @@ class Table:
     bytes: int  #: with TOAST, without indexes
     rows_estimate: int
     parent: Name | None  #: of which it is a partition
+    above: tuple[Name, ...]  #: that one, and those above it, the nearest first
     partition_key_sql: str | None
     partition_bound_sql: str | None
     row_security: bool
     inherits: bool  #: parent or child by INHERITS: its own rows are named with ONLY
+    to: Name | None = None  #: its name at the target, where that is another
+    parent_to: Name | None = None  #: the same of `parent`
+    shards: tuple[Name, ...] = ()  #: all that become one at the target, this one too; or none
+    switches: Switches = DEFAULTS  #: of the job; see `synced_tables`, which also takes columns out
+    left_out: frozenset[str] = frozenset()  #: columns that are not synced, so not among `columns`
+    not_synced: frozenset[int] = frozenset()  #: of these the numbers of such as no switch excludes
 
     @property
     def full_name(self) -> Name:
@@ -75,6 +83,28 @@ class Table:
     def qualified(self) -> str:
         """The quoted name, as SQL takes it."""
         return qualified(self.schema, self.name)
+
+    @property
+    def target(self) -> Name:
+        """Schema and name at the target."""
+        return self.to or self.full_name
+
+    @property
+    def target_sql(self) -> str:
+        """The quoted name at the target."""
+        return qualified(*self.target)
+
+    @property
+    def at_target(self) -> Table:
+        """The table under its name at the target."""
+        schema, name = self.target
+        parent = None if self.shards else self.parent_to or self.parent
+        return replace(self, schema=schema, name=name, parent=parent, to=None, parent_to=None)
+
+    @property
+    def first_of_target(self) -> bool:
+        """Whether it is the table that stands for all that are merged into one; true for any other."""
+        return not self.shards or self.shards[0] == self.full_name
 
     @property
     def stored_columns(self) -> tuple[Column, ...]:
@@ -97,12 +127,18 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def read_table(connection: Connection, name: Name) -> Table | None:
+    """The table of that name; None if there is none."""
+    found = read_tables(connection, lambda schema, table: (schema, table) == name)
+    return next((table for table in found if table.full_name == name), None)
+
+
 def read_tables(connection: Connection, selects: Callable[[str, str], bool]) -> tuple[Table, ...]:
     """The selected tables, sorted by schema and name.
 
     A partition is selected by its own name or by that of any table above it.
     """
-    with translating("read the catalog"):
+    with translating("read the catalog"), at_one_moment(connection):
         found = connection.execute(_RELATIONS).fetchall()
         tree = {row[0]: _Relation(*row) for row in found}
         chosen = [
@@ -133,6 +169,7 @@ def read_tables(connection: Connection, selects: Callable[[str, str], bool]) -> 
                 bytes=r.bytes,
                 rows_estimate=r.rows,
                 parent=(above.schema, above.name) if above else None,
+                above=tuple(_names(tree, r)[1:]),
                 partition_key_sql=r.partition_key,
                 partition_bound_sql=r.bound,
                 row_security=r.row_security,
@@ -252,12 +289,12 @@ def _read_columns(connection: Connection, relids: list[int]) -> dict[int, list[C
 
 
 # reg*: numbers that mean nothing on another server. money: scaled by lc_monetary. xml: carries an
-# encoding. jsonpath, pg_*: internal forms.
+# encoding. jsonpath, pg_*: internal forms. tsquery: an empty one is sent in binary, but not taken.
 _BINARY_TYPES = f"""
 select t.oid::int8, case when t.typcategory = 'A' then t.typelem::int8 else 0 end,
   coalesce(r.rngsubtype::int8, 0),
   t.typsend <> 0 and t.typreceive <> 0 and t.typtype in ('b', 'r', 'm')
-    and t.typname !~ '^(reg|pg_)' and t.typname not in ('money', 'xml', 'jsonpath')
+    and t.typname !~ '^(reg|pg_)' and t.typname not in ('money', 'xml', 'jsonpath', 'tsquery')
 from pg_type t left join pg_range r on r.rngtypid = t.oid
 where t.oid < {_FIRST_UNPINNED_OID} and t.typnamespace = 'pg_catalog'::regnamespace"""
 

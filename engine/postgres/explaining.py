@@ -7,18 +7,19 @@ a server that does not answer in time is left out.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import Counter
 
 from prefect_datasync.engine.errors import DatasyncError
-from prefect_datasync.engine.explain import Waiting
-from prefect_datasync.engine.postgres.catalog import read_tables
+from prefect_datasync.engine.explain import ServersSay, Waiting
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.postgres.severing import within
+from prefect_datasync.engine.postgres.tables.mapped import read_job_tables
 from prefect_datasync.engine.spec import SyncSpec
 
 LOOK_S = 10.0
 LONG_S = 0.5  #: shorter waits for a lock are everyday life
 SPILLING_S = 1.0  #: between two looks at what the source has spilled
+LOOKS, BETWEEN_LOOKS_S = 20, 0.025  #: at what the applying backend waits for
 SCANS = 3  #: so many scans of a whole table are no accident
 SMALL_PAGES = 100  #: below, a scan costs nothing
 
@@ -55,23 +56,13 @@ order by 1
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ServersSay:
-    """See `explain.Seen`, whose fields these are."""
-
-    at_target: tuple[Waiting, ...]
-    at_source: tuple[Waiting, ...]
-    unindexed: tuple[str, ...]
-    spilled_bytes: int
-    unseen: tuple[str, ...]
-
-
 def look(source: Server, target: Server, key: str, spec: SyncSpec, slot: str | None) -> ServersSay:
     """Ask both servers; never fails."""
     unseen: list[str] = []
     at_source: tuple[Waiting, ...] = ()
     at_target: tuple[Waiting, ...] = ()
     keys: list[tuple[str, str, str | None]] = []
+    applying: dict[str, float] = {}
     unindexed: tuple[str, ...] = ()
     spilled = 0
     try:
@@ -86,8 +77,8 @@ def look(source: Server, target: Server, key: str, spec: SyncSpec, slot: str | N
                 time.sleep(SPILLING_S)
                 spilled = _spilled(session, slot) - spilled
             keys = [
-                (t.schema, t.name, t.key[0] if t.key else None)
-                for t in read_tables(session, spec.selects)
+                (*t.target, t.key[0] if t.key else None)
+                for t in read_job_tables(session, spec)
                 if t.kind == "r"
             ]
     except DatasyncError as exc:
@@ -99,10 +90,11 @@ def look(source: Server, target: Server, key: str, spec: SyncSpec, slot: str | N
             translating("look at the target"),
         ):
             at_target = _waiting(session, key)
+            applying = _applying(session, key)
             unindexed = _unindexed(session, key, keys)
     except DatasyncError as exc:
         unseen.append(f"the target ({exc.what})")
-    return ServersSay(at_target, at_source, unindexed, spilled, tuple(unseen))
+    return ServersSay(at_target, at_source, applying, unindexed, spilled, tuple(unseen))
 
 
 def _waiting(session: Connection, key: str) -> tuple[Waiting, ...]:
@@ -123,6 +115,19 @@ def _waiting(session: Connection, key: str) -> tuple[Waiting, ...]:
         )
         waiting.append(Waiting(purpose, kind, event, seconds, said))
     return tuple(waiting)
+
+
+def _applying(session: Connection, key: str) -> dict[str, float]:
+    events = Counter[str]()
+    for _ in range(LOOKS):
+        row = session.execute(
+            "select coalesce(wait_event, '') from pg_stat_activity where application_name = %s",
+            (f"datasync {key} apply",),
+        ).fetchone()
+        if row is not None:
+            events[row[0]] += 1
+        time.sleep(BETWEEN_LOOKS_S)
+    return {event: count / LOOKS for event, count in events.items() if event}
 
 
 def _sessions(key: str) -> str:

@@ -20,23 +20,24 @@ from collections.abc import Callable, Iterator
 from prefect_datasync.engine import faults
 from prefect_datasync.engine.errors import ConfigError, TransientError
 from prefect_datasync.engine.metrics import Meter
-from prefect_datasync.engine.postgres import preflight, state
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.cancelling import cancelling
-from prefect_datasync.engine.postgres.copying import CopyStage
-from prefect_datasync.engine.postgres.hold import Hold
+from prefect_datasync.engine.postgres.changes.streaming import StreamStage
+from prefect_datasync.engine.postgres.check import preflight
+from prefect_datasync.engine.postgres.check.preflight import Finding, Providers
+from prefect_datasync.engine.postgres.initial_copy.copying import CopyStage
+from prefect_datasync.engine.postgres.initial_copy.copying_again import CopyingAgain
+from prefect_datasync.engine.postgres.initial_copy.relay import Copied
+from prefect_datasync.engine.postgres.job_rows import state
+from prefect_datasync.engine.postgres.job_rows.hold import Hold
+from prefect_datasync.engine.postgres.job_rows.state import COPYING
 from prefect_datasync.engine.postgres.lsn import format_lsn
-from prefect_datasync.engine.postgres.preflight import Finding
-from prefect_datasync.engine.postgres.relay import Copied
 from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.postgres.source_watch import SourceNow, SourceWatch
-from prefect_datasync.engine.postgres.streaming import StreamStage
 from prefect_datasync.engine.sample import Sample
 from prefect_datasync.engine.snapshot import CopyUnit
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.engine.watermark import Watermark
-
-COPYING = ("creating", "copying")  #: phases of a job's row
 
 
 class Instance:
@@ -50,7 +51,8 @@ class Instance:
         self._attempt, self._hold, self._meter = attempt, attempt.hold, attempt.meter
         self._watermark = Watermark()
         self._copying = CopyStage(attempt)
-        self._streaming = StreamStage(attempt, self._watermark)
+        self._streaming = StreamStage(attempt, self._watermark, lambda: self._again.wake())
+        self._again = CopyingAgain(attempt, self._streaming)
         self._watch = SourceWatch(
             attempt.source,
             attempt.application("watch"),
@@ -129,6 +131,7 @@ class Instance:
                 meter.kpis(now),
                 retained_bytes=retained,
                 stages=self._attempt.clocks.shares(),
+                quarantined=self._copying.quarantined,
                 copy=copy,
                 tables=tables,
             )
@@ -142,6 +145,8 @@ class Instance:
             lag_bytes=max(0, source.end - reached) if source and reached else None,
             retained_bytes=retained,
             stages=self._attempt.clocks.shares(),
+            parked=self._streaming.parked,
+            quarantined=self._streaming.quarantined,
         )
 
     def checkpoint(self) -> state.Checkpoint | None:
@@ -152,6 +157,7 @@ class Instance:
         """Let snapshot and lock go."""
         faults.reach("pause.before_disconnect")
         self._watch.close()
+        self._again.close()
         self._copying.close()
         self._hold.close()
 
@@ -212,17 +218,24 @@ def open_instance(
 
 
 def check(
-    key: str, source: Server, target: Server, spec: SyncSpec, *, starting: bool
+    key: str,
+    source: Server,
+    target: Server,
+    spec: SyncSpec,
+    *,
+    starting: bool,
+    providers: Providers = (None, None),
 ) -> list[Finding]:
     """Everything that stands in the way of the job, found without changing anything.
 
     Args:
         starting: also look for what matters only before a copy.
+        providers: who runs source and target; None to find it out.
 
     Raises:
         ConnectFailed, TransientError: a server cannot be looked at.
     """
-    return preflight.check(key, source, target, spec, starting=starting)
+    return preflight.check(key, source, target, spec, starting=starting, providers=providers)
 
 
 def _refuse_unfit(

@@ -7,8 +7,11 @@ known until the slot is gone. The caller has made sure that no process holds the
 from __future__ import annotations
 
 from prefect_datasync.engine.errors import DatasyncError
-from prefect_datasync.engine.postgres import publication, slot, state, state_schema
+from prefect_datasync.engine.postgres import slot
+from prefect_datasync.engine.postgres.job_rows import state, state_schema
+from prefect_datasync.engine.postgres.job_rows.ledger import again_key
 from prefect_datasync.engine.postgres.session import Server, connect, translating
+from prefect_datasync.engine.postgres.tables import publication
 
 
 def drop_job(key: str, source: Server | None, target: Server | None) -> list[str]:
@@ -44,6 +47,7 @@ def drop_at_source(key: str, source: Server | None) -> list[str]:
             for name in names:
                 slot.drop_slot(connection, name)
             publication.drop(connection, key)
+            publication.drop(connection, again_key(key))
     except DatasyncError as exc:
         return [f"at the source: {exc} Then run there: {slots}"]
     return []

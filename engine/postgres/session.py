@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from psycopg import pq
 
 from prefect_datasync.engine.errors import (
     CheckFailed,
     ConnectFailed,
     DataError,
     DatasyncError,
+    ProtocolError,
     SlotLost,
     TargetFull,
     TransientError,
@@ -30,7 +30,7 @@ from prefect_datasync.engine.postgres.severing import within
 CONNECT_S = 10  #: how long a server may take to let us in
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-#: The first shape the text of values; `row_security` turns a silently partial copy into an error.
+#: The first shape the text of values, on its way out or in; `row_security` turns a silently partial copy into an error.
 PINNED = {
     "datestyle": "ISO,YMD",
     "intervalstyle": "postgres",
@@ -40,6 +40,8 @@ PINNED = {
     "search_path": "pg_catalog",
     "lc_monetary": "C",
     "xmloption": "content",
+    "array_nulls": "on",
+    "quote_all_identifiers": "off",
     "standard_conforming_strings": "on",
     "row_security": "off",
     "statement_timeout": "0",
@@ -60,8 +62,9 @@ PINNED_SINCE = {140000: "idle_session_timeout", 170000: "transaction_timeout"}
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """How to reach one database. `host` may be a folder (Unix socket); empty `sslmode` means
-    `disable` on this machine and `prefer` elsewhere."""
+    """How to reach one database. `host` may be a folder (Unix socket), or a list as `db1,db2:5433`, of
+    which the server is meant that takes writes; empty `sslmode` means `disable` on this machine and
+    `prefer` elsewhere."""
 
     host: str
     port: int
@@ -74,18 +77,35 @@ class Server:
     sslkey: str = ""
 
     @property
+    def places(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each server that may be meant."""
+        return tuple(_place(each.strip(), self.port) for each in self.host.split(","))
+
+    @property
     def local(self) -> bool:
         """Whether the server is on this machine, so that nothing can listen in between."""
-        if self.host.startswith(("/", "@")) or self.host == "localhost":
-            return True
-        with contextlib.suppress(ValueError):
-            return ipaddress.ip_address(self.host).is_loopback
-        return False
+        return all(_is_local(host) for host, _ in self.places)
 
     @property
     def address(self) -> str:
         """For messages: where it is, never a secret."""
-        return f"{self.user}@{self.host}:{self.port}/{self.dbname}"
+        places = ",".join(f"{host}:{port}" for host, port in self.places)
+        return f"{self.user}@{places}/{self.dbname}"
+
+
+def _place(text: str, port: int) -> tuple[str, int]:
+    host, colon, own = text.rpartition(":")
+    if colon and own.isdigit() and ":" not in host:  # two colons make an IPv6 address
+        return host, int(own)
+    return text, port
+
+
+def _is_local(host: str) -> bool:
+    if host.startswith(("/", "@")) or host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
 
 
 def connect(
@@ -102,8 +122,9 @@ def connect(
         TransientError: there was no answer, or the server is starting or full.
     """
     options: dict[str, Any] = {
-        "host": server.host,
-        "port": server.port,
+        "host": ",".join(host for host, _ in server.places),
+        "port": ",".join(str(port) for _, port in server.places),
+        "target_session_attrs": "read-write" if len(server.places) > 1 else None,
         "dbname": server.dbname,
         "user": server.user,
         "password": server.password or None,
@@ -220,6 +241,10 @@ def translated(exc: psycopg.Error, where: str) -> DatasyncError:
         )
     ):
         return SlotLost(what, effect="The job cannot continue from its position")
+    if state == "42883" and "no binary output function" in (diag.message_primary or ""):
+        return ProtocolError(what, code="FORMAT_CHANGED")
+    if too_long := value_too_long(what, f"{diag.message_primary} {diag.message_detail}"):
+        return too_long
     if state == "55006":
         return TransientError(what, code="SLOT_IN_USE", do="end the other reader of the slot")
     if state == "53100":
@@ -232,7 +257,31 @@ def translated(exc: psycopg.Error, where: str) -> DatasyncError:
         what,
         effect="The transaction was rolled back",
         do="compare the table's definition on both servers; then retry",
+    ).refused(state or "")
+
+
+def value_too_long(what: str, said: str) -> DataError | None:
+    """The error of a value that is longer than a message of text may be, if that is what the server *said*."""
+    if "invalid memory alloc request size" not in said and "string buffer" not in said:
+        return None
+    return DataError(
+        what,
+        effect="A value is longer than a message of text may be; its row was not copied or applied",
+        do="let the rows travel in binary: both servers of one major version, and no table of the job with"
+        " columns of other than built-in types; or exclude the table; then `datasync restart JOB`",
+        code="VALUE_TOO_LONG",
     )
+
+
+@contextlib.contextmanager
+def at_one_moment(connection: Connection) -> Iterator[None]:
+    """All statements inside the block see the database as of one moment; as the open transaction does, if any."""
+    if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        yield
+        return
+    with connection.transaction():
+        connection.execute("set transaction isolation level repeatable read, read only")
+        yield
 
 
 @contextlib.contextmanager
@@ -242,8 +291,3 @@ def translating(where: str) -> Iterator[None]:
         yield
     except psycopg.Error as exc:
         raise translated(exc, where) from exc
-
-
-def compiled_libpq() -> bool:
-    """Whether psycopg runs its compiled implementation; the pure-Python one is up to 4 times slower."""
-    return pq.__impl__ != "python"

@@ -23,10 +23,10 @@ from prefect_datasync.engine.errors import (
     StateError,
     TransientError,
 )
+from prefect_datasync.engine.postgres.job_rows.state import JobRow, slug
 from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn, parse_lsn
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.postgres.severing import within
-from prefect_datasync.engine.postgres.state import JobRow, slug
 
 REPORT_S = 5.0
 ANSWER_S = 10.0
@@ -87,12 +87,24 @@ def _ends(history: bytes) -> dict[int, Lsn]:
     return {int(timeline): parse_lsn(end.decode()) for timeline, end in found}
 
 
+def wal_end(connection: Connection) -> Lsn:
+    """How far the server's log is on its disk: what was committed before is below it."""
+    with translating("look at the server's WAL"):
+        row = connection.execute(
+            "select (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()"
+            " else pg_current_wal_flush_lsn() end)::text"
+        ).fetchone()
+    assert row is not None
+    return parse_lsn(row[0])
+
+
 def create_slot(
     server: Server,
     application: str,
     name: str,
     *,
     temporary: bool,
+    failover: bool = False,
     timeout_s: float,
     stop: Callable[[], object | None],
     say: Callable[[str], None],
@@ -102,13 +114,17 @@ def create_slot(
     PostgreSQL waits for every transaction that has written, prepared ones and those of other databases
     included; who is waited for is said every few seconds.
 
+    Args:
+        failover: standbys that synchronize slots keep it too (17 and newer, on a primary).
+
     Raises:
         CheckFailed: code SLOT_WAIT, nothing was left behind after *timeout_s*.
         CopyStopped: `stop` was answered.
     """
     connection = connect(server, application, replication=True)
     kind = "TEMPORARY " if temporary else ""
-    command = f'CREATE_REPLICATION_SLOT "{name}" {kind}LOGICAL pgoutput EXPORT_SNAPSHOT'
+    how = "(SNAPSHOT 'export', FAILOVER)" if failover else "EXPORT_SNAPSHOT"
+    command = f'CREATE_REPLICATION_SLOT "{name}" {kind}LOGICAL pgoutput {how}'
     try:
         with translating(f"create slot {name} at {server.address}"):
             pg = connection.pgconn
@@ -185,6 +201,26 @@ def waited_for(server: Server) -> str:
     return " and ".join(parts) or "the server has not said what it waits for"
 
 
+def can_fail_over(source: Connection) -> bool:
+    """Whether a slot made at this source can outlive the server: a standby then has it too."""
+    if source.info.server_version < 170000:
+        return False
+    return source.execute("select pg_is_in_recovery()").fetchone() == (False,)
+
+
+def waits_for_standbys(source: Connection, name: str) -> bool:
+    """Whether the source holds the slot's changes back until its standbys have them.
+
+    It does so for the slot itself; a copy of it would get ahead of them.
+    """
+    row = source.execute(
+        "select coalesce(current_setting('synchronized_standby_slots', true), '') <> '' and"
+        " (to_jsonb(s)->>'failover')::boolean from pg_replication_slots s where slot_name = %s",
+        (name,),
+    ).fetchone()
+    return row == (True,)
+
+
 def drop_slot(connection: Connection, name: str, *, wait_s: float = 10.0) -> bool:
     """Drop a slot if it exists; whether it did. One that is being read is waited for."""
     deadline = time.monotonic() + wait_s
@@ -205,10 +241,10 @@ def drop_slot(connection: Connection, name: str, *, wait_s: float = 10.0) -> boo
 
 
 def slots_of(connection: Connection, key: str) -> tuple[str, ...]:
-    """The job's slots, those of earlier generations and of broken copies included."""
+    """The job's slots: of earlier generations, of broken copies and of tables copied again as well."""
     rows = connection.execute(
         "select slot_name from pg_replication_slots where slot_name ~ %s and not temporary order by 1",
-        (f"^datasync_{slug(key)}_[0-9]+$",),
+        (f"^datasync_{slug(key)}(_again)?_[0-9]+$",),
     ).fetchall()
     return tuple(r[0] for r in rows)
 

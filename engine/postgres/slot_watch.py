@@ -9,21 +9,21 @@ never looked at. Only the database of the connection counts: another one is anot
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from prefect_datasync.engine.postgres.catalog import literal, quote
+from prefect_datasync.engine.postgres.job_rows.state import slug
 from prefect_datasync.engine.postgres.lsn import parse_lsn
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.postgres.severing import within
 from prefect_datasync.engine.postgres.slot import drop_slot
-from prefect_datasync.engine.postgres.state import slug
-from prefect_datasync.engine.wal_growth import Forecast, Mark, forecast
+from prefect_datasync.engine.wal_growth import Forecast, Level, Mark, age_level, forecast
 
 LOOK_MS = 10_000
 _KEY = "[a-z0-9_]+_[0-9a-f]{8}"
-_SLOT = f"^datasync_({_KEY})_[0-9]+$"
-_PUBLICATION = f"^datasync_({_KEY})_(?:rows|inserts)$"
+_SLOT = f"^datasync_({_KEY})(?:_again)?_[0-9]+$"
+_PUBLICATION = f"^datasync_({_KEY})(?:_again)?_(?:rows|inserts)$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class SlotLook:
         reader: the process at the source that reads the slot; None when nobody does.
         safe_bytes: what may still be written before `max_slot_wal_keep_size` is reached; None without it.
         is_lost: PostgreSQL has removed WAL that the slot needed.
+        held_transactions, freeze_max_age: see `wal_growth.age_level`.
     """
 
     mark: Mark
@@ -42,6 +43,8 @@ class SlotLook:
     reader: int | None
     safe_bytes: int | None
     is_lost: bool
+    held_transactions: int
+    freeze_max_age: int
 
     @property
     def name(self) -> str:
@@ -50,7 +53,13 @@ class SlotLook:
 
     def forecast(self, bytes_per_s: float | None, budget: int | None) -> Forecast:
         """When it reaches its limit; see `wal_growth.forecast`."""
-        return forecast(self.mark.retained, bytes_per_s, budget=budget, safe=self.safe_bytes)
+        ahead = forecast(self.mark.retained, bytes_per_s, budget=budget, safe=self.safe_bytes)
+        return replace(ahead, level=max(ahead.level, self.age_level))
+
+    @property
+    def age_level(self) -> Level:
+        """See `wal_growth.age_level`."""
+        return age_level(self.held_transactions, self.freeze_max_age)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,8 @@ _SLOTS = """
 select slot_name, (regexp_match(slot_name, %s))[1], active_pid,
        coalesce(pg_wal_lsn_diff(%s, restart_lsn), 0)::bigint,
        case when wal_status in ('unreserved', 'lost') then 0 else safe_wal_size end,
-       coalesce(wal_status = 'lost', false)
+       coalesce(wal_status = 'lost', false), coalesce(greatest(age(xmin), age(catalog_xmin)), 0),
+       current_setting('autovacuum_freeze_max_age')::int
 from pg_replication_slots
 where database = current_database() and not temporary and slot_name ~ %s order by 1
 """
@@ -131,8 +141,10 @@ def look_over(connection: Connection) -> SourceLook:
                 reader=reader,
                 safe_bytes=safe,
                 is_lost=lost,
+                held_transactions=held,
+                freeze_max_age=freeze,
             )
-            for name, owner, reader, retained, safe, lost in slots
+            for name, owner, reader, retained, safe, lost, held, freeze in slots
         ),
         tuple((owner, name) for owner, name in publications),
     )

@@ -40,9 +40,9 @@ from prefect_datasync.engine.lifecycle import (
     holds_already,
     refusal,
 )
-from prefect_datasync.engine.postgres import state as job_rows
+from prefect_datasync.engine.postgres.job_rows import state as job_rows
+from prefect_datasync.engine.postgres.job_rows.state_schema import ensure_schema
 from prefect_datasync.engine.postgres.session import Server, connect
-from prefect_datasync.engine.postgres.state_schema import ensure_schema
 from prefect_datasync.engine.spec import ExistingRows, Mode, SyncSpec
 from prefect_datasync.flows.runs import runs_of
 

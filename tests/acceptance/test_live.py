@@ -22,6 +22,7 @@ from uuid import UUID
 import pytest
 from conftest import Database, PrefectServer, stopped
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -33,8 +34,10 @@ from prefect_datasync.deployments.live import live
 from prefect_datasync.engine.errors import ConfigError, ControlError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.spec import SyncSpec
+from prefect_datasync.engine.trend import Minute
 from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
-from prefect_datasync.tasks.events import RESOURCE, WATERMARK
+from prefect_datasync.tasks.events import MINUTE, RESOURCE, WATERMARK, read_minutes, resource
+from prefect_datasync.tasks.month import read_month, roll
 
 pytestmark = pytest.mark.usefixtures("running_worker")
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs/examples"
@@ -117,12 +120,16 @@ def test_a_running_job_is_seen_live_and_waited_for(
         jobs.wait_for("seen", committed_before=datetime.now(UTC), timeout=1)
     eventually(lambda: sum(each.records for each in course("seen", 3600)) == 202, 10)
     said = datasync(prefect_server, "metrics", "seen", "--since", "1h", "--csv")
+    by_hours = course("seen", 30 * 86400)
+    assert sum(each.records for each in by_hours) == 202
+    assert all(each.at % 3600 == 0 for each in by_hours)
     rows = list(csv.DictReader(io.StringIO(said)))
     assert sum(int(row["records"]) for row in rows) == 202
     assert {row["verdict"] for row in rows} <= {"copying", "healthy", "no source data"}
 
     # the example: a deployment that begins when the data is there
     jobs.resume("seen")
+    eventually(lambda: find(client, [artifact_key("seen", Kind.MONTH)]))
     line = (
         "from when_complete import *; when_complete(['seen'], 'data-sync/seen-after', timeout_s=60)"
     )
@@ -194,3 +201,27 @@ def watched(server: PrefectServer, name: str) -> str:
     finally:
         process.kill()
         os.close(main)
+
+
+def test_the_hours_of_thirty_days_outlive_the_events_they_are_made_of(
+    client: SyncPrefectClient, eventually: Callable[..., None]
+) -> None:
+    job, now = "thirty-days", datetime.now(UTC)
+    then = (now - timedelta(days=8)).replace(minute=0, second=0, microsecond=0)
+    for number in range(3):
+        at = int(then.timestamp()) + 60 * number
+        minute = Minute(at, 10, 100, 0.2, 5, 5, 0, 0, "healthy")
+        emit_event(
+            MINUTE,
+            resource=resource(job),
+            payload=minute.facts(),
+            occurred=datetime.fromtimestamp(at, UTC),
+        )
+    eventually(lambda: len(read_minutes(client, job, then)) == 3)
+    assert read_month(client, job, now) == []  # they are too old to be found now
+    (hour,) = roll(client, job, then + timedelta(minutes=5))
+    assert (hour.at, hour.records, hour.bytes) == (int(then.timestamp()), 30, 300)
+    assert roll(client, job, now) == [hour]
+    assert read_month(client, job, now) == [hour]
+    assert roll(client, job, then + timedelta(days=31)) == []
+    assert len(find(client, [artifact_key(job, Kind.MONTH)])) == 1

@@ -32,6 +32,8 @@ from prefect.states import (
 )
 
 from prefect_datasync.deployments import jobs, maintenance
+from prefect_datasync.engine.alerts import Judge
+from prefect_datasync.engine.episodes import Told
 from prefect_datasync.engine.errors import ActionRefused
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.spec import SyncSpec
@@ -39,6 +41,8 @@ from prefect_datasync.flows import attempts, maintenance_window
 from prefect_datasync.flows.control import history
 from prefect_datasync.flows.repair import Lookout
 from prefect_datasync.flows.runs import job_deployments, runs_of
+from prefect_datasync.tasks.alerts import facts
+from prefect_datasync.tasks.events import ALERTS, emit_alert, read_alerts
 
 pytestmark = [pytest.mark.usefixtures("running_worker"), pytest.mark.timeout(400)]
 
@@ -137,6 +141,7 @@ def test_the_command_deploys_lists_and_removes_all_maintenance_flows(
     assert json.loads(datasync("remove", "--json"))["removed"] == []
 
 
+@pytest.mark.slow
 def test_two_lookouts_and_a_user_who_retries_at_the_same_moment_lead_to_one_process(
     make_job: Callable[[str], str],
     client: SyncPrefectClient,
@@ -189,15 +194,22 @@ def test_a_job_that_was_killed_while_it_was_asked_to_pause_ends_paused(
     job = make_job("orders")
     run, process = run_of(job), process_of(at_target, job)
     os.kill(process, signal.SIGSTOP)  # it cannot obey
+    emit_alert(
+        job, "stalled", Told.FIRING, facts(job, str(run), "stalled", Judge.PROCESS, "It stands.")
+    )
     client.set_flow_run_state(run, Suspended())
     os.kill(process, signal.SIGKILL)
-    until = time.monotonic() + 20
-    lookout = Lookout(print)
+    lookout, until = Lookout(print), time.monotonic() + 60
+    while jobs.status(job).state is not JobState.PAUSED and time.monotonic() < until:
+        lookout.look(client)
+        time.sleep(0.5)
+    until = time.monotonic() + 5  # it stays so
     while time.monotonic() < until:
         lookout.look(client)
         time.sleep(0.5)
     assert state_of(client, run).is_paused()
     assert jobs.status(job).state is JobState.PAUSED
+    assert read_alerts(client, job)["stalled"].event == ALERTS[Told.RESOLVED]
     assert jobs.resume(job, wait_s=LONG) == str(run)
 
 
@@ -281,10 +293,14 @@ def test_a_window_pauses_jobs_and_resumes_exactly_those_though_it_is_killed_in_b
 ) -> None:
     mine, rests = make_job("orders"), make_job("items")
     jobs.pause(rests)
-    window = run_flow(client, "maintenance-window", jobs=[mine, rests], duration="PT3S")
+    window = run_flow(client, "maintenance-window", jobs=[mine, rests], duration="PT6S")
     eventually(lambda: jobs.status(mine).state is JobState.PAUSED, LONG)
+    longer = run_flow(client, "maintenance-window", jobs=[mine], duration="PT9S")
     eventually(lambda: state_of(client, window).is_final(), LONG)
-    assert state_of(client, window).message == "1 jobs were paused and resumed"
+    assert state_of(client, window).message == "0 jobs were paused and resumed"
+    assert jobs.status(mine).state is JobState.PAUSED  # the other window lasts
+    eventually(lambda: state_of(client, longer).is_final(), LONG)
+    assert state_of(client, longer).message == "1 jobs were paused and resumed"
     jobs.wait_for_state(mine, [JobState.RUNNING], LONG)
     assert jobs.status(rests).state is JobState.PAUSED
 

@@ -24,6 +24,7 @@ GIVES_UP_S = (
 )  #: Prefect's own: four times three failures, ever more rarely
 
 
+@pytest.mark.slow
 def test_a_worker_outlives_an_outage_that_would_end_prefects_own(
     prefect_server: PrefectServer, tmp_path: Path, eventually: Callable[..., None]
 ) -> None:

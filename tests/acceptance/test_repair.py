@@ -269,7 +269,7 @@ def test_whatever_is_killed_the_data_flows_again_soon_with_nothing_lost(
     at_source: Database,
     at_target: Database,
 ) -> None:
-    took = kill_again_and_again(list(KILLS)[:3], orders, workers, client, at_source, at_target)
+    took = kill_again_and_again(list(KILLS)[1:3], orders, workers, client, at_source, at_target)
     assert_nothing_lost(orders, writer)
     assert max(took) < 3 * WITHIN_S, took  # other tests keep the machine busy: see the next one
 

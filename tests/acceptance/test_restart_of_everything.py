@@ -27,7 +27,7 @@ from prefect_datasync.tasks.history import InstanceRecord
 LONG = 90.0
 FOLLOWS, ONCE = "follows", "once"
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Site:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from prefect.states import Suspended
 from prefect_datasync.__main__ import main
 from prefect_datasync.blocks import PostgresSource
 from prefect_datasync.deployments import jobs
+from prefect_datasync.deployments.exporter import exporter
 from prefect_datasync.engine.errors import ActionRefused
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.slot import slot_name
@@ -169,6 +171,10 @@ def test_a_pause_says_what_the_source_keeps_and_the_guard_warns_and_resumes_in_t
     [table] = find(client, [KEY])
     [row] = [each for each in json.loads(str(table.data)) if each["job"] == job.name]
     assert (row["level"], row["state"]) == ("critical", "Paused")
+    with exporter(port=0) as address, urllib.request.urlopen(address, timeout=10) as answer:
+        told = f'datasync_source_retained_wal_bytes{{sync_job="{job.name}"}} '
+        (kept,) = [line for line in answer.read().decode().splitlines() if line.startswith(told)]
+    assert float(kept.removeprefix(told)) == row["retained_bytes"]
     eventually(lambda: "WAL_CRITICAL: job" in said(client, str(table.flow_run_id)))
 
     wish(client, job, OnWalBudget.RESUME)

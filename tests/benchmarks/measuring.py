@@ -1,7 +1,8 @@
 """What measuring costs: python tests/benchmarks/measuring.py
 
 Catch-up on one backlog with samples every two seconds, and with all that is only measured switched off, in
-turn. What telling Prefect costs is a part of an idle job's CPU, which `operations.py` prints.
+turn: what both took, and what measuring took by its own threads' clocks, which a busy machine does not blur.
+What telling Prefect costs is a part of an idle job's CPU, which `operations.py` prints.
 """
 
 from __future__ import annotations
@@ -56,10 +57,12 @@ def tell(name: str, took: dict[bool, list[tuple[float, Used]]]) -> None:
     """Wall and CPU of both."""
     wall = {on: statistics.median(seconds for seconds, _ in took[on]) for on in took}
     cpu = {on: statistics.median(used.cpu_s for _, used in took[on]) for on in took}
+    shares = [100 * used.measuring_s / used.cpu_s for _, used in took[True]]
     print(
         f"{name}: measured {wall[True]:.2f} s and {cpu[True]:.2f} s of CPU, without"
         f" {wall[False]:.2f} s and {cpu[False]:.2f} s:"
-        f" wall {wall[True] / wall[False]:.3f}, CPU {cpu[True] / cpu[False]:.3f}",
+        f" wall {wall[True] / wall[False]:.3f}, CPU {cpu[True] / cpu[False]:.3f};"
+        f" by account {statistics.median(shares):.2f} % of the CPU, at most {max(shares):.2f} %",
         flush=True,
     )
 

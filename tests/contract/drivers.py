@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prefect_datasync.engine.ports import Applier, ChangeStream
-from prefect_datasync.engine.postgres import publication, slot
-from prefect_datasync.engine.postgres.apply import PostgresApplier
+from prefect_datasync.engine.postgres import slot
 from prefect_datasync.engine.postgres.catalog import read_tables
-from prefect_datasync.engine.postgres.feed import Feed
-from prefect_datasync.engine.postgres.hold import Hold
+from prefect_datasync.engine.postgres.changes.apply import PostgresApplier
+from prefect_datasync.engine.postgres.changes.feed import Feed
+from prefect_datasync.engine.postgres.changes.pull import Pull
+from prefect_datasync.engine.postgres.changes.walsender import Walsender
+from prefect_datasync.engine.postgres.job_rows.hold import Hold
 from prefect_datasync.engine.postgres.lsn import format_lsn
-from prefect_datasync.engine.postgres.pull import Pull
 from prefect_datasync.engine.postgres.session import Server, connect
-from prefect_datasync.engine.postgres.target_table import read_target_tables
-from prefect_datasync.engine.postgres.walsender import Walsender
+from prefect_datasync.engine.postgres.tables import publication
+from prefect_datasync.engine.postgres.tables.target_table import read_target_tables
 from prefect_datasync.engine.snapshot import CopyRule
 from prefect_datasync.engine.spec import Keyless
 

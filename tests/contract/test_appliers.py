@@ -11,7 +11,7 @@ from prefect_datasync.engine.changes import Commit, Relation, RelationColumn
 from prefect_datasync.engine.errors import DataError, Fenced, SchemaChanged
 from prefect_datasync.engine.fold import Append, Clear, Merge, OneByOne, Op, Step
 from prefect_datasync.engine.ports import Applier, Batch
-from prefect_datasync.engine.postgres.hold import Hold
+from prefect_datasync.engine.postgres.job_rows.hold import Hold
 from prefect_datasync.engine.postgres.session import Server, connect
 
 TABLE = "create table public.t (id int primary key, x text, tag text unique)"

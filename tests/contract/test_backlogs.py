@@ -13,7 +13,8 @@ from test_change_streams import execute, one_by_one
 from prefect_datasync.deployments import postgres_servers
 from prefect_datasync.engine.changes import Begin, Commit, Insert
 from prefect_datasync.engine.ports import ChangeStream
-from prefect_datasync.engine.postgres import pull, slot
+from prefect_datasync.engine.postgres import slot
+from prefect_datasync.engine.postgres.changes import pull
 from prefect_datasync.engine.postgres.session import Server, connect
 
 SLOT = slot.slot_name(drivers.KEY, 1)

@@ -114,6 +114,19 @@ def test_what_is_rolled_back_never_comes(source, stream):
     assert [type(c) for c in only] == [Begin, Insert, Commit]
 
 
+def test_what_a_subtransaction_undid_never_comes_though_it_had_changed_the_table(source, stream):
+    execute(
+        source,
+        "begin; insert into t values (1, 'a'); savepoint s; alter table t add column gone int;"
+        " insert into t values (2, 'b', 3); savepoint in_it; update t set x = 'c'; rollback to s;"
+        " insert into t values (4, 'd'); savepoint kept; update t set x = 'e' where id = 4;"
+        " release kept; savepoint last; truncate t; rollback to last; commit",
+    )
+    (only,) = transactions(stream, 1)
+    assert [type(c) for c in only] == [Begin, Insert, Insert, Update, Commit]
+    assert {len(c.row) for c in only if isinstance(c, Insert | Update)} == {2}
+
+
 def test_a_statement_longer_than_any_buffer_comes_in_one_piece(source, stream):
     execute(source, "insert into t values (1, repeat('y', 5000000))")
     (only,) = transactions(stream, 1)
@@ -155,6 +168,34 @@ def test_text_and_binary_give_the_same_rows_in_their_own_form(source, prepared, 
         [b"\0\0\0\4\0\0\0\10", null],
     ]
     assert rows[False] == [[b"7", b"tab\\there"], [b"8", b"\\N"]]
+
+
+def test_more_than_was_received_is_never_acknowledged(source, prepared):
+    """The server would believe it, and not send what lies before it."""
+    open_stream = drivers.STREAMS["postgres-walsender"]
+    execute(source, "insert into t values (1, 'a')")
+    stream = open_stream(source, prepared, prepared.position, True)
+    came = transactions(stream, 1)
+    stream.acknowledge(came[0][-1].end_lsn + (1 << 40))
+    stream.close()
+    execute(source, "insert into t values (2, 'b')")
+    again = open_stream(source, prepared, prepared.position, True)
+    (next_one,) = transactions(again, 1)
+    again.close()
+    assert next_one[1].row[0][-1] == 2
+
+
+def test_an_impatient_server_hears_of_a_reader_that_is_busy(source, prepared):
+    """Within the server's own `wal_sender_timeout`, whatever that is."""
+    execute(source, f"alter database \"{source.dbname}\" set wal_sender_timeout = '1200ms'")
+    open_stream = drivers.STREAMS["postgres-walsender"]
+    with contextlib.closing(open_stream(source, prepared, prepared.position, True)) as stream:
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            stream.keep_alive()
+            time.sleep(0.1)
+        execute(source, "insert into t values (1, 'a')")
+        assert len(transactions(stream, 1)) == 1
 
 
 def test_the_slot_is_free_after_close(source, stream):

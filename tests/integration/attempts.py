@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
-from prefect_datasync.engine.errors import CopyStopped, TransientError
+from prefect_datasync.engine.errors import CopyStopped, TableParked, TransientError
 from prefect_datasync.engine.metrics import Kpis
+from prefect_datasync.engine.postgres.comparison.verifying import verify
 from prefect_datasync.engine.postgres.instance import Instance, open_instance
 from prefect_datasync.engine.postgres.session import Server, connect
-from prefect_datasync.engine.postgres.verifying import verify
 from prefect_datasync.engine.sample import Sample
+from prefect_datasync.engine.snapshot import CopyUnit
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.engine.verify import VerifyReport
 
@@ -125,13 +126,18 @@ class Attempt:
                 try:
                     units = instance.prepare()
                     with ThreadPoolExecutor(self.spec.copy_workers) as pool:
-                        list(pool.map(instance.copy, units))
+                        list(pool.map(self._copy, units))
                     instance.finish_copy()
                 except TransientError as fault:
                     instance.recover(fault, 1)
             if instance.needs_stream:
                 instance.stream()
             self._last = instance.sample()
+
+    def _copy(self, unit: CopyUnit) -> None:
+        assert self._instance is not None
+        with contextlib.suppress(TableParked):
+            self._instance.copy(unit)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Roles without rights, for what must work without a superuser or say what is lacking."""
+"""Roles without rights, for what must work without a superuser or say what is lacking; and two tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from attempts import execute
 from psycopg import sql
 
 from prefect_datasync.engine.postgres.session import Server
@@ -37,3 +38,16 @@ def weak_role() -> Iterator[Callable[[Server], Server]]:
     yield make
     for server in made:
         run(server, "drop owned by {} cascade", "drop role {}")
+
+
+@pytest.fixture
+def two_tables(source: Server, target: Server) -> tuple[Server, Server]:
+    """Source and target; the source has tables a and b of 500 rows each."""
+    execute(
+        source,
+        "create table a (id int primary key, x int)",
+        "create table b (id int primary key, x int)",
+        "insert into a select g, g from generate_series(1, 500) g",
+        "insert into b select g, g from generate_series(1, 500) g",
+    )
+    return source, target

@@ -142,8 +142,9 @@ class RandomLoad:
 def connect(server: Server) -> psycopg.Connection[tuple[object, ...]]:
     """A plain connection of an application."""
     return psycopg.connect(
-        host=server.host,
-        port=server.port,
+        host=",".join(host for host, _ in server.places),
+        port=",".join(str(port) for _, port in server.places),
+        target_session_attrs="read-write",
         dbname=server.dbname,
         user=server.user,
         password=server.password,

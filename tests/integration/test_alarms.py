@@ -16,9 +16,10 @@ from prefect_datasync.engine.errors import (
     SlotLost,
     StateError,
 )
-from prefect_datasync.engine.postgres.hold import Hold
+from prefect_datasync.engine.postgres.job_rows.hold import Hold
 from prefect_datasync.engine.postgres.session import connect
-from prefect_datasync.engine.spec import SyncSpec
+from prefect_datasync.engine.spec import OnTableFault, SyncSpec
+from prefect_datasync.engine.switches import OF_DEFINITIONS, Policy
 
 SPEC = SyncSpec(tables=("public.*",))
 SLOT = "datasync_job_00000000_1"
@@ -34,8 +35,12 @@ def paused(source, target):
     return source, target
 
 
+#: A table's fault ends the job.
+STRICT = SyncSpec(on_table_fault=OnTableFault.FAIL, **dict.fromkeys(OF_DEFINITIONS, Policy.FAIL))
+
+
 def goes_on(source, target) -> None:
-    attempt = Attempt(source, target, SyncSpec(), "one")
+    attempt = Attempt(source, target, STRICT, "one")
     attempt.start()
     attempt.wait(30)
 
@@ -113,15 +118,23 @@ def test_a_row_that_is_gone_from_the_target_stops_the_job_and_is_named(paused):
     with pytest.raises(DataError, match=r"ROW_MISSING: .*public\.t") as caught:
         goes_on(source, target)
     assert "canary" not in str(caught.value)
+    assert "`datasync table copy JOB public.t`" in caught.value.next_step
 
 
 def test_a_column_that_appears_at_the_source_stops_the_job_before_its_first_row(paused):
     source, target = paused
     execute(source, "alter table t add column more int", "insert into t values (3, 'c', 4)")
-    with pytest.raises(DataError, match=r"SCHEMA_CHANGED: .*public\.t.*more"):
+    with pytest.raises(DataError, match=r"SCHEMA_CHANGED: .*public\.t.*more") as caught:
         goes_on(source, target)
+    assert "`datasync table copy JOB" in caught.value.next_step
     execute(target, "alter table t add column more int")
-    with running(source, target, SyncSpec()) as attempt:
+    with running(
+        source, target, SyncSpec()
+    ) as attempt:  # the value of older rows is not known here
+        end = time.monotonic() + 30
+        while not any("follows its source again" in sentence for sentence in attempt.said):
+            assert time.monotonic() < end, attempt.said
+            time.sleep(0.1)
         assert attempt.verify().equal
 
 

@@ -7,6 +7,7 @@ import time
 import psycopg
 import pytest
 from attempts import KEY, Attempt, execute, load, running
+from chaos_proxy import proxied
 from test_indicators import until
 
 from prefect_datasync.engine import metrics
@@ -32,14 +33,8 @@ def explained(attempt: Attempt) -> Explanation:
     """As `deployments.explaining` does it, from the sample and both servers."""
     sample = attempt.sample
     assert sample is not None
-    said = explaining.look(attempt.source, attempt.target, KEY, attempt.spec, None)
-    return explain(
-        Seen(
-            "job", "Running", "", lives=True, facts=sample.facts(),
-            at_target=said.at_target, at_source=said.at_source, unindexed=said.unindexed,
-            unseen=said.unseen,
-        )
-    )  # fmt: skip
+    servers = explaining.look(attempt.source, attempt.target, KEY, attempt.spec, None)
+    return explain(Seen("job", "Running", "", lives=True, facts=sample.facts(), servers=servers))
 
 
 def named(attempt: Attempt, bottleneck: str, seconds: float = 20.0) -> Explanation:
@@ -128,6 +123,24 @@ def test_our_own_work_is_named_when_it_is_the_most(both, monkeypatch):
         found = explained(attempt)
         assert found.bottleneck in ("decoding", "apply")
         assert "decoding" in found.because
+
+
+@pytest.mark.slow
+def test_a_slow_network_to_the_target_is_not_taken_for_a_slow_target(both, monkeypatch):
+    monkeypatch.setattr(metrics, "BEHIND_MS", 100)
+    source, target = both
+    with proxied(target) as (far, order), running(source, far, SPEC) as attempt:
+        following(attempt)
+
+        def change(number: int) -> str:
+            return f"update t set x = x || 'z' where id = {number % 20000}"
+
+        with load(source, change):
+            named(attempt, "none")
+            order("latency 0.15")
+            found = named(attempt, "network to the target")
+            order("latency 0")
+        assert "run the worker nearer" in found.do
 
 
 def test_a_server_that_is_away_is_left_out(both):

@@ -14,9 +14,12 @@ from random_load import SCHEMA
 from prefect_datasync.engine import faults
 from prefect_datasync.engine.errors import StateError, TransientError
 from prefect_datasync.engine.faults import POINTS
+from prefect_datasync.engine.postgres.comparison.verifying import verify
+from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
+from prefect_datasync.engine.postgres.job_rows.state import read_checkpoint
+from prefect_datasync.engine.postgres.job_rows.wishing import request
 from prefect_datasync.engine.postgres.session import connect
-from prefect_datasync.engine.postgres.state import read_checkpoint
-from prefect_datasync.engine.postgres.verifying import verify
 from prefect_datasync.engine.spec import SyncSpec
 
 #: The workload's tables with fewer rows: each point is one short life.
@@ -41,8 +44,11 @@ def equal_by_a_clean_attempt(source, target) -> None:
         deadline = time.monotonic() + 40
         while True:
             try:
-                report = verify(KEY, source, target, SPEC)
-                break
+                if none_is_parked(target):
+                    report = verify(KEY, source, target, SPEC)
+                    break
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
             except (StateError, TransientError):
                 if time.monotonic() > deadline:
                     raise
@@ -54,6 +60,12 @@ def equal_by_a_clean_attempt(source, target) -> None:
     assert [t for t in report.tables if not t.equal] == []
 
 
+def none_is_parked(target) -> bool:
+    with connect(target, "look") as connection:
+        rows = ledger.read_tables(connection, KEY)
+    return all(row.phase is Phase.COPIED and row.wish is None for row in rows)
+
+
 def nothing_but_the_jobs_own_slot_is_left(source) -> None:
     with connect(source, "look") as connection:
         slots = connection.execute(
@@ -62,7 +74,7 @@ def nothing_but_the_jobs_own_slot_is_left(source) -> None:
     assert len(slots) == 1, slots
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [p for p in POINTS if not p.startswith("quarantine")])
 def test_after_a_kill_at_any_point_the_next_attempt_makes_both_sides_equal(point, source, target):
     execute(source, FEW)
     attempt = attempt_process.start(
@@ -76,6 +88,8 @@ def test_after_a_kill_at_any_point_the_next_attempt_makes_both_sides_equal(point
         n += 1
         if point.startswith("idle"):
             execute(source, "create table if not exists other (v int)", "drop table other")
+        elif point.startswith("again") and n == 5:
+            request(target, KEY, ("public", "doc"), Wish.COPY)
         elif point == "pause.before_disconnect" and n > 6:
             attempt.send_signal(signal.SIGTERM)
         else:

@@ -8,11 +8,11 @@ import sys
 
 import psycopg
 
-from prefect_datasync.engine.postgres import state_schema
-from prefect_datasync.engine.postgres.hold import Hold
-from prefect_datasync.engine.postgres.holders import held_jobs, holder_is_gone, while_free
+from prefect_datasync.engine.postgres.job_rows import state_schema
+from prefect_datasync.engine.postgres.job_rows.hold import Hold
+from prefect_datasync.engine.postgres.job_rows.holders import held_jobs, holder_is_gone, while_free
+from prefect_datasync.engine.postgres.job_rows.state import claim
 from prefect_datasync.engine.postgres.session import Server, connect
-from prefect_datasync.engine.postgres.state import claim
 
 KEYS = [f"job-{number}" for number in range(40)]  # their hashes have either sign
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import attempt_process
 import pytest
 from attempts import KEY, Attempt, execute, load, running
+from own_servers import own_servers
 from test_kill_loop import held
 
 from prefect_datasync.engine import metrics
 from prefect_datasync.engine.metrics import Kpis
+from prefect_datasync.engine.postgres.changes.walsender import plugin_options
+from prefect_datasync.engine.postgres.job_rows.state import read_checkpoint
 from prefect_datasync.engine.postgres.session import Server, connect
-from prefect_datasync.engine.postgres.state import read_checkpoint
-from prefect_datasync.engine.postgres.walsender import plugin_options
 from prefect_datasync.engine.sample import Sample
 from prefect_datasync.engine.spec import SyncSpec
 
 SPEC = SyncSpec(tables=("public.*",))
 ROWS = 5000
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)  # Debian's faketime
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def in_the_stream(source: Server, slot: str) -> tuple[int, int]:
         ]
         options = ", ".join(
             f"'{name}', '{value}'"
-            for name, value in plugin_options(tuple(publications), True).items()
+            for name, value in plugin_options(tuple(publications), True, False).items()
         )
         row = session.execute(
             "select count(*), sum(length(data)) from pg_logical_slot_peek_binary_changes("
@@ -240,6 +243,29 @@ def test_a_clock_that_is_an_hour_off_changes_no_latency(both, our_clock):
         moment = time.time()  # by the clock that is off, as everything that we tell
         complete = until(attempt, lambda s: (s.committed_before or 0) > moment)
         assert complete.committed_before < time.time()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(FAKETIME is None, reason="there is no libfaketime")
+@pytest.mark.parametrize("shift", ["+3600", "-3600"])
+def test_a_source_whose_clock_is_an_hour_off_changes_no_latency(target, shift):
+    with own_servers("shifted") as (own,):
+        own.stop()
+        own.start(LD_PRELOAD=str(FAKETIME), FAKETIME=shift, FAKETIME_DONT_FAKE_MONOTONIC="1")
+        with connect(own.server, "look") as look:
+            row = look.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
+        assert row is not None
+        assert abs(row[0] - time.time() - float(shift)) < 5  # it really is
+        execute(own.server, "create table t (id int primary key)", "insert into t values (1)")
+        with running(own.server, target, SPEC) as attempt:
+            streaming(attempt)
+            execute(own.server, "insert into t values (2)")
+            kpis = until(attempt, lambda s: s.kpis.emit_event_time_ms is not None).kpis
+            assert 0 <= kpis.emit_event_time_ms < 2000
+            assert 0 <= kpis.idle_time_ms < 5000
+            moment = time.time()
+            complete = until(attempt, lambda s: (s.committed_before or 0) > moment)
+            assert complete.committed_before < time.time()
 
 
 @pytest.mark.timeout(90)

@@ -17,9 +17,9 @@ from own_servers import OwnServer, own_servers
 from random_load import SCHEMA, RandomLoad, connect, logged, watching
 
 from prefect_datasync.engine.errors import StateError, TransientError
+from prefect_datasync.engine.postgres.comparison.verifying import verify
+from prefect_datasync.engine.postgres.job_rows.state import read_checkpoint
 from prefect_datasync.engine.postgres.session import Server
-from prefect_datasync.engine.postgres.state import read_checkpoint
-from prefect_datasync.engine.postgres.verifying import verify
 from prefect_datasync.engine.spec import SyncSpec
 
 KILLS = 30

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from attempts import KEY, Attempt, execute, load, running
 
-from prefect_datasync.engine.errors import CheckFailed
+from prefect_datasync.engine.errors import CheckFailed, TransientError
+from prefect_datasync.engine.postgres.comparison.verifying import verify
+from prefect_datasync.engine.postgres.initial_copy import table_copy
+from prefect_datasync.engine.postgres.job_rows.state import read_checkpoint
 from prefect_datasync.engine.postgres.session import connect
-from prefect_datasync.engine.postgres.state import read_checkpoint
 from prefect_datasync.engine.spec import ExistingRows, Keyless, Mode, SyncSpec
 
 
@@ -85,6 +89,33 @@ def test_rows_that_are_there_already_are_kept_or_removed_as_the_spec_says(
     assert count(target, "select count(*) from public.t") == rows
 
 
+def test_what_is_appended_to_is_never_emptied(table, source, target, monkeypatch):
+    spec = SyncSpec(mode=Mode.FULL, existing_rows=ExistingRows.APPEND, chunk_bytes=1024 * 1024)
+    execute(source, "insert into t select g, repeat('x', 900) from generate_series(2000, 5000) g")
+    execute(
+        target, "create table t (id int primary key, x text)", "insert into t values (0, 'old')"
+    )
+    real, calls = table_copy.relay, []
+
+    def fails(*args, **more):
+        real(*args, **more)
+        calls.append(1)
+        raise TransientError("the network is gone", code="CONNECTION_LOST")
+
+    monkeypatch.setattr(table_copy, "relay", fails)
+    attempt = Attempt(source, target, spec, "one")
+    attempt.start()
+    while not calls:
+        assert attempt.error is None
+        time.sleep(0.05)
+    monkeypatch.setattr(table_copy, "relay", real)
+    attempt.wait(30)
+    assert count(target, "select count(*) from public.t") == 4002
+    with pytest.raises(CheckFailed, match="APPENDED_BEFORE"):
+        Attempt(source, target, spec, "two").run()
+    assert count(target, "select count(*) from public.t") == 4002
+
+
 def test_a_new_instance_begins_from_nothing_and_removes_the_old_slot(table, source, target):
     with running(source, target, SyncSpec()) as attempt:
         assert attempt.verify().equal
@@ -127,13 +158,31 @@ def test_a_new_instance_needs_no_publication_that_only_the_one_before_needed(sou
 def test_a_table_without_a_key_never_makes_the_sources_own_statements_fail(source, target, keyless):
     execute(source, "create table k (v int)", "insert into k values (1), (1), (2)")
     with running(source, target, SyncSpec(keyless=keyless)) as attempt:
-        attempt.verify()
+        [table] = attempt.verify().tables
+        compared = keyless is Keyless.INSERT_ONLY
+        assert (table.equal, table.compared, table.rows_source) == (
+            (True, True, 3) if compared else (True, False, 0)
+        )
+        assert table.note.startswith("no key: " if compared else "not compared: it has no key")
         execute(source, "update k set v = 3 where v = 2", "delete from k where v = 3")
         execute(source, "insert into k values (7)")
-        attempt.verify()
+        [table] = attempt.verify().tables
+        assert (table.equal, table.compared) == ((False, True) if compared else (True, False))
         assert any("NO_IDENTITY" in sentence for sentence in attempt.said)
     wanted = 4 if keyless is Keyless.INSERT_ONLY else 3
     assert count(target, "select count(*) from public.k") == wanted
+
+
+def test_a_table_without_a_key_that_is_only_copied_is_compared_where_nothing_is_followed(
+    source, target
+):
+    execute(source, "create table k (v int)", "insert into k values (1), (1), (2)")
+    spec = SyncSpec(mode=Mode.FULL, keyless=Keyless.COPY_ONLY)
+    Attempt(source, target, spec, "one").run()
+    [table] = verify(KEY, source, target, spec).tables
+    assert (table.equal, table.compared, table.rows_source) == (True, True, 3)
+    execute(target, "delete from public.k where v = 2")
+    assert not verify(KEY, source, target, spec).equal
 
 
 def test_a_pause_in_the_copy_keeps_whole_tables_and_pieces_of_big_ones(source, target):
@@ -190,7 +239,12 @@ def test_pieces_of_two_moments_never_meet_in_a_further_unique_index(identity, so
         " update big set u = -{n} where id = 3000 + {n};"
         " update big set u = 3000 + {n} where id = 14000 - {n}"
     )
-    with load(source, lambda n: changes.format(n=n)) as done:
+
+    def change(number: int) -> str:
+        time.sleep(0.005)  # its keys last for 2,000 changes
+        return changes.format(n=number)
+
+    with load(source, change) as done:
         attempt = Attempt(source, target, spec, "one")
         attempt.start()
         while (known := read_checkpoint(target, KEY)) is None or known.records < 4000:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from prefect_datasync.engine.postgres import publication
 from prefect_datasync.engine.postgres.catalog import read_tables
-from prefect_datasync.engine.postgres.findings import Finding, Severity
-from prefect_datasync.engine.postgres.preflight import check_source
+from prefect_datasync.engine.postgres.check.findings import Finding, Severity
+from prefect_datasync.engine.postgres.check.preflight import check_source
 from prefect_datasync.engine.postgres.session import Server, connect
+from prefect_datasync.engine.postgres.tables import publication
 from prefect_datasync.engine.spec import SyncSpec
 
 SPEC = SyncSpec()

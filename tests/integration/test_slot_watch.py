@@ -16,6 +16,7 @@ from prefect_datasync.engine.postgres.slot import drop_slot
 from prefect_datasync.engine.postgres.slot_watch import Orphan, look, orphans, remove
 from prefect_datasync.engine.spec import Keyless, SyncSpec
 from prefect_datasync.engine.wal_growth import Level, Limit, growth
+from prefect_datasync.tasks.wal import judged
 
 MB = 1024 * 1024
 SPEC = SyncSpec(tables=("public.t",))
@@ -25,7 +26,8 @@ LEFT = "datasync_gone_shop_0123abcd"
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[OwnServer]:
-    with own_servers("source") as (server,):
+    # the least that is allowed
+    with own_servers("source", autovacuum_freeze_max_age=100_000) as (server,):
         yield server
 
 
@@ -54,6 +56,27 @@ def test_a_paused_job_s_slot_keeps_what_the_source_writes_and_grows_as_fast(sour
     assert now.forecast(None, None).limit is Limit.NONE
     ahead = now.forecast(None, now.mark.retained + 1)
     assert (ahead.level, ahead.limit, ahead.left_bytes) == (Level.CRITICAL, Limit.BUDGET, 1)
+
+
+def test_a_slot_that_keeps_vacuum_from_its_work_is_warned_of(own, target):
+    source = prepared(own.server)
+    with running(source, target, SPEC) as attempt:
+        assert attempt.verify().equal
+    [young] = look(source).slots_of(KEY)
+    assert young.forecast(None, None).level is Level.OK
+    execute(
+        source,
+        "do 'begin for i in 1..100000 loop begin insert into noise values (null);"
+        " exception when division_by_zero then null; end; end loop; end'",
+        "insert into noise values (null)",
+    )
+    [old] = look(source).slots_of(KEY)
+    assert old.held_transactions >= 100_000
+    assert old.forecast(None, None).level is Level.WARNING
+    assert "VACUUM must keep" in judged(old, None, None)[0].sentence
+    with closing(connect(source, "test")) as connection:
+        drop_slot(connection, old.name)
+    execute(source, "drop table t, noise")
 
 
 def test_the_server_s_limit_is_foreseen_and_a_slot_that_passed_it_is_lost(own, target):

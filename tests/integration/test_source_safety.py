@@ -12,8 +12,8 @@ import pytest
 from attempts import KEY, Attempt, execute, load, running
 from own_servers import OwnServer, own_servers
 
+from prefect_datasync.engine.postgres.job_rows.state import read_checkpoint
 from prefect_datasync.engine.postgres.session import Server, connect
-from prefect_datasync.engine.postgres.state import read_checkpoint
 from prefect_datasync.engine.spec import SyncSpec
 
 SPEC = SyncSpec(tables=("public.*",), chunk_bytes=1024 * 1024)

@@ -11,16 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prefect_datasync.engine.changes import Delete, Insert, Row, Truncate, Update
-from prefect_datasync.engine.fold import (
-    Append,
-    Clear,
-    Fold,
-    Merge,
-    OneByOne,
-    Op,
-    Shape,
-    Step,
-)
+from prefect_datasync.engine.fold import Append, Clear, Fold, Merge, OneByOne, Op, Step
+from prefect_datasync.engine.shape import Shape
 
 Values = tuple[bytes, ...]
 Change = Insert | Update | Delete | Truncate

@@ -17,14 +17,16 @@ from prefect_datasync.engine.changes import (
     Begin,
     Commit,
     Delete,
+    Incomplete,
     Insert,
+    LogicalMessage,
     Relation,
     Row,
     Truncate,
     Update,
 )
-from prefect_datasync.engine.postgres.pgoutput import LogicalMessage, Message, OriginName, TypeName
-from prefect_datasync.engine.postgres.unfinished import StreamControl, TwoPhase
+from prefect_datasync.engine.postgres.changes.pgoutput import Message, OriginName, TypeName
+from prefect_datasync.engine.postgres.changes.unfinished import StreamControl, TwoPhase
 
 CORPUS = sorted((Path(__file__).parents[1] / "data/pgoutput").glob("*.pgo.gz"))
 UNESCAPED = {
@@ -73,7 +75,7 @@ class Encoder:
     def _parts(self, message: Message) -> tuple[bytes, bool, bytes]:
         """The type byte, whether an xid belongs behind it, and the rest."""
         match message:
-            case Insert(relid, row):
+            case Insert(relid, row) | Incomplete(relid, row):
                 return b"I", True, struct.pack(">I", relid) + b"N" + self._tuple(row)
             case Update(relid, old, row):
                 before = b"" if old is None else self._old[relid] + self._tuple(old)

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 from prefect.events import Event
-from prefect.events.actions import ActionTypes
+from prefect.events.actions import Action
 from prefect.events.schemas.automations import CompoundTrigger, EventTrigger, Posture
 from prefect.server.events.actions import CallWebhook, SendNotification
 from prefect.server.events.schemas.automations import AutomationCreate
@@ -97,7 +97,7 @@ def test_what_prefect_sees_itself_is_said_with_the_next_step() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_server_takes_every_automation(rule: str) -> None:
-    def actions() -> list[ActionTypes]:
+    def actions() -> list[Action]:
         of = "orders", parse(rule)
         return [nothing(), notification(BLOCK, *of), webhook(BLOCK, *of)]
 

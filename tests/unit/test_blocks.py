@@ -9,8 +9,8 @@ from prefect.utilities.dispatch import get_registry_for_type
 from pydantic import ValidationError
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget, SyncCheckpoint
+from prefect_datasync.engine.postgres.job_rows.state import Checkpoint, TableProgress
 from prefect_datasync.engine.postgres.session import Server
-from prefect_datasync.engine.postgres.state import Checkpoint, TableProgress
 from prefect_datasync.flows.sync import data_sync
 
 OURS = [PostgresSource, PostgresTarget, SyncCheckpoint]

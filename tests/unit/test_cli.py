@@ -6,49 +6,40 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
 from prefect_datasync.__main__ import main
 from prefect_datasync.deployments import cli_connections, cli_job_files, cli_jobs, cli_output
+from prefect_datasync.deployments.cli import app
+from prefect_datasync.deployments.cli_groups import GROUPS
 from prefect_datasync.deployments.definitions import Job
+from prefect_datasync.deployments.job_files import JobSettings
+from prefect_datasync.deployments.job_plan import Action, Change, Effect, Step
 from prefect_datasync.engine import quantities
 from prefect_datasync.engine.errors import ActionRefused, ControlError, DatasyncError
 from prefect_datasync.engine.lifecycle import JobState
+from prefect_datasync.engine.postgres.check.findings import block
+from prefect_datasync.engine.postgres.check.planning import LeftOut, Plan, PlannedTable
 from prefect_datasync.engine.spec import ExistingRows, Mode, OnWalBudget, SyncSpec
+from prefect_datasync.engine.switches import Override
 
-COMMANDS = (
-    ["demo"],
-    ["source", "add"],
-    ["source", "list"],
-    ["target", "add"],
-    ["target", "list"],
-    ["job", "create"],
-    ["job", "apply"],
-    ["job", "export"],
-    ["job", "list"],
-    ["job", "show"],
-    ["job", "delete"],
-    ["delete"],
-    ["check"],
-    ["start"],
-    ["pause"],
-    ["resume"],
-    ["restart"],
-    ["retry"],
-    ["status"],
-    ["watch"],
-    ["metrics"],
-    ["exporter"],
-    ["explain"],
-    ["history"],
-    ["verify"],
-    ["orphans"],
-    ["worker"],
-)
+
+def _commands(at: App, way: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The way to each command that can be called."""
+    for name in at:
+        if not name.startswith("-"):
+            each = at[name]
+            if each.default_command is not None:
+                yield (*way, name)
+            yield from _commands(each, (*way, name))
+
+
+COMMANDS = tuple(_commands(app))
 ADD = ["source", "add", "shop", "--no-test", "--host", "h", "--dbname", "d", "--user", "u"]
 
 
@@ -67,10 +58,25 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_has_help_and_json(
-    command: list[str], capsys: pytest.CaptureFixture[str]
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    made = app[command[0]] if len(command) == 1 else app[command[0]][command[1]]
+    sentence = (made.default_command.__doc__ or "").split("\n")[0]
+    assert sentence.endswith(".")
     assert main([*command, "--help"]) == 0
-    assert "--json" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "--json" in told
+    assert sentence.split()[0] in told
+
+
+def test_help_shows_the_commands_under_headings(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [name for each in GROUPS.values() for name in each]
+    assert len(names) == len(set(names))
+    assert {way[0] for way in COMMANDS} == {*names, "demo"}
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    headings = [line.strip("╭─╮ ") for line in lines if line.startswith("╭")]
+    assert headings == ["Commands", *GROUPS]
 
 
 def test_help_costs_no_import_of_prefect_or_psycopg() -> None:
@@ -96,6 +102,10 @@ def test_an_unknown_command_is_a_usage_error(refused: Callable[..., str]) -> Non
 
 def test_a_missing_name_is_a_usage_error(refused: Callable[..., str]) -> None:
     assert refused("start").startswith("USAGE: ")
+
+
+def test_a_name_that_is_none_of_a_table_is_a_usage_error(refused: Callable[..., str]) -> None:
+    assert refused("table", "add", "shop", "orders").startswith("USAGE: ")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +151,15 @@ def test_a_dsn_gives_all_fields_decoded() -> None:
         "user": "u@x",
         "sslmode": "require",
     }
+
+
+def test_a_dsn_may_list_several_hosts() -> None:
+    fields = cli_connections._from_dsn("postgresql://u@db1:5432,db2:5433/shop")
+    assert fields == {"host": "db1:5432,db2:5433", "dbname": "shop", "user": "u"}
+
+
+def test_a_provider_that_nobody_knows_is_refused(refused: Callable[..., str]) -> None:
+    assert "cloud-sql" in refused("check", "orders", "--provider", "cloudy")
 
 
 @pytest.mark.parametrize(
@@ -321,3 +340,67 @@ def test_every_error_has_the_three_parts() -> None:
     assert str(DatasyncError("it broke", do="mend it")) == (
         "DATASYNC: it broke. Nothing was changed. Do: mend it."
     )
+
+
+def test_every_setting_of_a_job_can_be_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = SyncSpec(
+        tables=["shop.*", "aside.t"],
+        hooks={"on_paused": "package.module:told"},
+        overrides=[
+            {"tables": "shop.people", "exclude_columns": ["ssn"]},
+            {"tables": "shop.*", "on_delete": "mark"},
+        ],
+    )
+    job = Job("orders", "id", "key", "shop", "copy", spec)
+    monkeypatch.setattr("prefect_datasync.deployments.jobs.get_job", lambda name: job)
+    assert main(["job", "show", "orders"]) == 0
+    told = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert told["tables"] == "shop.* aside.t"
+    assert told["hooks"] == '{"on_paused":"package.module:told"}'
+    assert told["overrides"] == (
+        '{"tables":"shop.people","exclude_columns":["ssn"]} {"tables":"shop.*","on_delete":"mark"}'
+    )
+    assert "mapping" not in told  # without a value
+
+
+def test_the_plan_of_a_file_shows_of_a_rule_what_it_sets(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = JobSettings(name="orders", source="s", target="t")
+    change = Change("overrides", (), (Override(tables="a.b", on_delete="mark"),), Effect.RESTART)
+    step = Step("orders", Action.CHANGED, JobState.RUNNING, (change,), settings)
+    cli_job_files._show([step])
+    assert capsys.readouterr().out.splitlines()[1].split("\t")[-3:] == [
+        "-",
+        '{"tables":"a.b","on_delete":"mark"}',
+        "by a restart",
+    ]
+
+
+def test_everything_of_a_plan_goes_to_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = PlannedTable(
+        *("shop.people", "table", "shop.*", "shop.people", None, "exists", "key (id)", "inserts"),
+        *(5, 8192, 1, {"exclude_columns": ("ssn", "shop.people")}),
+    )
+    found = Plan(
+        (table,),
+        (LeftOut("aside.a", "table", "excluded by aside.*"), LeftOut("aside.b", "table", "excluded by aside.*")),
+        (LeftOut("shop.v", "view", "it holds no rows"),),
+        (block("NAME_TAKEN", "it is taken", "rename it"),),
+    )  # fmt: skip
+    monkeypatch.setattr("prefect_datasync.deployments.planning.plan", lambda name: found)
+    assert main(["plan", "orders"]) == cli_output.DIFFERENT
+    out, err = capsys.readouterr()
+    assert err == ""
+    for line in (
+        "shop.people\texclude_columns\tssn\tshop.people",
+        "aside.a\ttable\texcluded by aside.*",
+        "aside.b\ttable\texcluded by aside.*",
+        "shop.v\tview\tit holds no rows",
+        "NAME_TAKEN\tit is taken\trename it",
+    ):
+        assert line in out.splitlines()

@@ -1,10 +1,11 @@
 """What holds a job up: the strongest reason is told first, in words that can be acted upon."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from prefect_datasync.engine.explain import Seen, Waiting, explain, spent
+from prefect_datasync.engine.explain import Seen, ServersSay, Waiting, explain, spent
 from prefect_datasync.engine.stages import WINDOW_S, Clocks, Stage
 
 FACTS = {
@@ -14,6 +15,10 @@ FACTS = {
     "stages": {"source": 0.1, "own": 0.2, "apply": 0.6, "commit": 0.1},
 }
 SEEN = Seen("orders", "Running", "", lives=True, facts=FACTS, age_s=1.0)
+
+
+def saying(seen: Seen, **said: Any) -> Seen:
+    return replace(seen, servers=ServersSay(**said))
 
 
 def with_stages(**shares: float) -> Seen:
@@ -28,7 +33,7 @@ def with_stages(**shares: float) -> Seen:
         (with_stages(own=0.9, apply=0.3, source=0.1), "decoding", "busy for 90 %"),
         (with_stages(own=0.1, apply=0.1, source=0.9), "source decoding", "5.0 MB of WAL"),
         (
-            replace(
+            saying(
                 with_stages(own=0.1, source=0.9),
                 at_source=(Waiting("stream", "Client", "WalSenderWriteData", 3.0),),
             ),
@@ -36,18 +41,18 @@ def with_stages(**shares: float) -> Seen:
             "waits to send",
         ),
         (
-            replace(SEEN, at_source=(Waiting("prepare", "Lock", "transactionid", 8.0),)),
+            saying(SEEN, at_source=(Waiting("prepare", "Lock", "transactionid", 8.0),)),
             "lock wait",
             "The source's backend for prepare has waited 8.0 s",
         ),
         (
-            replace(with_stages(own=0.1, source=0.9), spilled_bytes=10**9),
+            saying(with_stages(own=0.1, source=0.9), spilled_bytes=10**9),
             "source decoding",
             "writes 1.0 GB a second to disk",
         ),
-        (replace(SEEN, unindexed=("public.t",)), "no index on the key", "rows of public.t"),
+        (saying(SEEN, unindexed=("public.t",)), "no index on the key", "rows of public.t"),
         (
-            replace(
+            saying(
                 SEEN,
                 unindexed=("public.t",),
                 at_target=(Waiting("apply", "Lock", "relation", 42.0, ("process 7 (psql)",)),),
@@ -56,10 +61,16 @@ def with_stages(**shares: float) -> Seen:
             "waited 42 s for a lock (relation) that process 7 (psql) holds",
         ),
         (
-            replace(SEEN, at_target=(Waiting("apply", "IPC", "SyncRep", 9.0),)),
+            saying(SEEN, applying={"SyncRep": 0.8, "ClientRead": 0.1}),
             "synchronous standby",
-            "waited 9.0 s",
+            "wait for its synchronous standby: 80 %",
         ),
+        (
+            saying(SEEN, applying={"ClientRead": 0.7, "ClientWrite": 0.1}),
+            "network to the target",
+            "80 % of that time the target waits",
+        ),
+        (saying(SEEN, applying={"ClientRead": 0.3}), "apply", "busy writing for 70 %"),
         (replace(SEEN, facts=FACTS | {"verdict": "reconnecting"}), "connection", "not answer"),
         (replace(SEEN, facts=FACTS | {"verdict": "healthy"}), "none", "12,000 ms after its commit"),
         (replace(SEEN, lives=False, state="Paused"), "not running", "it is Paused."),
@@ -90,7 +101,7 @@ def test_a_copy_tells_which_part_is_slow():
 def test_what_could_not_be_looked_at_is_said():
     assert (
         "Not looked at: the target (gone)."
-        in explain(replace(SEEN, unseen=("the target (gone)",))).because
+        in explain(saying(SEEN, unseen=("the target (gone)",))).because
     )
 
 

@@ -2,9 +2,11 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -36,12 +38,14 @@ RUNNING = Glance(
 )  # fmt: skip
 
 
-def exposed(*jobs: Glance, now: float = NOW) -> dict[tuple[str, str, str], float]:
+def exposed(
+    *jobs: Glance, now: float = NOW, guarded: Mapping[str, int] = MappingProxyType({})
+) -> dict[tuple[str, str, str], float]:
     """Every sample that Prometheus would read: by name, job and state."""
 
     class Fixed(Collector):
         def collect(self):
-            return families(jobs, now)
+            return families(jobs, now, guarded)
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Fixed())
@@ -94,6 +98,15 @@ def test_what_is_not_of_now_is_left_out_but_counters_stay():
         assert not [key for key in found if key[0] == "datasync_verdict"]
         assert found["datasync_instance_records_total", "orders", ""] == 1234
     assert {key[0] for key in never} == {"datasync_job_state"}
+
+
+def test_the_wal_kept_for_a_job_at_rest_is_what_the_guard_saw():
+    guarded = {"orders": 777, "gone": 1}
+    key = ("datasync_source_retained_wal_bytes", "orders", "")
+    assert exposed(replace(RUNNING, state=JobState.PAUSED), guarded=guarded)[key] == 777
+    assert exposed(RUNNING, guarded=guarded)[key] == 20
+    assert exposed(RUNNING, now=NOW + STALE_S + 1, guarded=guarded)[key] == 777
+    assert key not in exposed(replace(RUNNING, state=JobState.PAUSED))
 
 
 def test_the_dashboard_asks_only_for_what_is_exposed():

@@ -17,17 +17,8 @@ from hypothesis import strategies as st
 
 from prefect_datasync.engine.changes import Row
 from prefect_datasync.engine.errors import DataError
-from prefect_datasync.engine.fold import (
-    Append,
-    Clear,
-    Fold,
-    Merge,
-    OneByOne,
-    Op,
-    Shape,
-    Step,
-    TableFold,
-)
+from prefect_datasync.engine.fold import Append, Clear, Fold, Merge, OneByOne, Op, Step, TableFold
+from prefect_datasync.engine.shape import Shape
 
 ACTIONS = ("insert", "insert", "insert", "update", "update", "move", "move", "swap", "replace")
 ACTIONS += ("delete", "truncate")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +17,19 @@ from pydantic import ValidationError
 from prefect_datasync.__main__ import main
 from prefect_datasync.deployments import job_files
 from prefect_datasync.deployments.job_files import JobSettings, read_jobs, written
-from prefect_datasync.deployments.job_plan import EFFECTS, Action, Change, Effect, Step, refusal
+from prefect_datasync.deployments.job_plan import (
+    EFFECTS,
+    Action,
+    Change,
+    Effect,
+    Step,
+    effect_of,
+    refusal,
+)
 from prefect_datasync.engine.errors import ActionRefused, ConfigError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.spec import IMPORT_PATH, JOB_NAME, Moment, SyncSpec
+from prefect_datasync.engine.switches import Override
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = """
@@ -31,6 +41,11 @@ LIST = """
   source: shop
   target: copy
 """
+OVERRIDES = (
+    Override(tables="shop.*", on_delete="mark", exclude_columns=["ssn", "p*"]),
+    Override(tables="shop.lines", where="", on_add_column="pause"),
+    Override(tables="lines", exclude_columns=[], on_update="ignore", where="a = ': '"),
+)
 ALERTS = ("failed", "stalled for 5m", "lag_bytes > 1GB", "rps < 0.5 for 10m", "no heartbeat for 2m")
 
 
@@ -39,8 +54,14 @@ def _any_value_of(field: str) -> st.SearchStrategy[Any]:
         return st.dictionaries(st.sampled_from(Moment), st.from_regex(IMPORT_PATH, fullmatch=True))
     if field == "alerts":  # each of a form of its own
         return st.lists(st.sampled_from(ALERTS), unique=True).map(tuple)
+    if field == "source_charset":  # nor from the pattern of what may be None
+        return st.none() | st.from_regex("^[A-Za-z0-9_]+$", fullmatch=True)
     if field == "wal_budget_bytes":  # nor between limits of what may be None
         return st.none() | st.integers(1 << 20, 1 << 60)
+    if field == "where":
+        return st.sampled_from(("", "id > 5", "note <> 'a''b:' and \"x y\" is null"))
+    if field == "overrides":
+        return st.lists(st.sampled_from(OVERRIDES), unique_by=str).map(tuple)
     info = SyncSpec.model_fields[field]
     kind = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
     return st.from_type(kind)  # type: ignore[arg-type]
@@ -203,6 +224,11 @@ def test_a_change_that_needs_a_restart_is_refused_unless_it_was_asked_for() -> N
     assert isinstance(refused, ActionRefused)
     assert "a new tables needs a restart of job orders" in str(refused)
     assert "--restart" in refused.next_step
+    assert "`datasync table add|remove`" in refused.next_step
+    other = replace(step, changes=(Change("mode", "full", "incremental", Effect.RESTART),))
+    elsewhere = refusal([other], restart=False)
+    assert elsewhere is not None
+    assert "table add" not in elsewhere.next_step
     assert refusal([step], restart=True) is None
     assert refusal([_step(JobState.RUNNING, Effect.ATTEMPT)], restart=False) is None
 
@@ -222,3 +248,16 @@ def test_the_example_for_prefect_deploy_stores_no_directory_and_no_content_of_a_
             slug = deployment["parameters"][side]["$ref"]["block_document_slug"]
             assert slug.startswith(f"datasync-postgres-{side}/")
         SyncSpec.model_validate(deployment["parameters"]["spec"])
+
+
+def test_overrides_need_a_restart_only_where_they_decide_which_rows_the_target_holds() -> None:
+    before = (Override(tables="a.b", on_add_column="pause"),)
+    of_definitions = (
+        Override(tables="a.b", on_add_column="fail"),
+        Override(tables="c.*", on_drop_table="apply"),
+    )
+    of_rows = (Override(tables="a.b", on_add_column="pause", on_delete="mark"),)
+    assert effect_of("overrides", before, of_definitions) is Effect.ATTEMPT
+    assert effect_of("overrides", before, of_rows) is Effect.RESTART
+    assert effect_of("on_add_column", "apply", "fail") is Effect.ATTEMPT
+    assert effect_of("where", "", "a = 1") is Effect.RESTART

@@ -12,6 +12,7 @@ from pgoutput_encoder import CORPUS, Encoder, is_binary, messages, protocol_of
 
 from prefect_datasync.engine.changes import (
     Delete,
+    Incomplete,
     Insert,
     Relation,
     RelationColumn,
@@ -19,9 +20,9 @@ from prefect_datasync.engine.changes import (
     Update,
 )
 from prefect_datasync.engine.errors import ProtocolError
-from prefect_datasync.engine.postgres.copy_format import NULL_BINARY, NULL_TEXT, escape_text
-from prefect_datasync.engine.postgres.pgoutput import Decoder, OriginName
-from prefect_datasync.engine.postgres.unfinished import StreamControl, TwoPhase
+from prefect_datasync.engine.postgres.changes.copy_format import NULL_BINARY, NULL_TEXT, escape_text
+from prefect_datasync.engine.postgres.changes.pgoutput import Decoder, OriginName
+from prefect_datasync.engine.postgres.changes.unfinished import StreamControl, TwoPhase
 
 BASE = dict(R=5, Y=6, I=407, U=4, D=3, T=1)
 STREAMED = dict(R=6, Y=8, M=1, S=3, E=3, c=1)
@@ -198,14 +199,20 @@ def test_an_update_says_whether_values_were_not_sent():
 @pytest.mark.parametrize(
     "message",
     [
-        pytest.param(b"I" + RELID + b"N\0\x02b\0\0\0\1xu", id="insert"),
         pytest.param(b"D" + RELID + b"K\0\x02b\0\0\0\1xu", id="delete"),
         pytest.param(b"U" + RELID + b"K\0\x02b\0\0\0\1xuN" + ROW, id="old row of an update"),
     ],
 )
-def test_only_the_new_row_of_an_update_may_leave_values_out(message):
+def test_old_rows_may_not_leave_values_out(message):
     with pytest.raises(ProtocolError, match="not sent"):
         decoder().decode(message)
+
+
+def test_an_insert_that_leaves_values_out_is_told_apart():
+    read = decoder()
+    row = b"\0\x02b\0\0\0\1xu"
+    assert read.decode(b"I" + RELID + b"N" + row) == Incomplete(7, [b"\0\0\0\1x", None], 15)
+    assert isinstance(read.decode(b"I" + RELID + b"N" + ROW), Insert)
 
 
 @pytest.mark.parametrize("identity", "dnif")

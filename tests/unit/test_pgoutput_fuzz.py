@@ -19,9 +19,9 @@ from pgoutput_encoder import CORPUS, Encoder, is_binary, messages, protocol_of
 
 from prefect_datasync.engine.changes import Relation
 from prefect_datasync.engine.errors import ProtocolError
-from prefect_datasync.engine.postgres.pgoutput import Decoder
-from prefect_datasync.engine.postgres.tuples import matcher
-from prefect_datasync.engine.postgres.unfinished import StreamControl
+from prefect_datasync.engine.postgres.changes.pgoutput import Decoder
+from prefect_datasync.engine.postgres.changes.tuples import matcher
+from prefect_datasync.engine.postgres.changes.unfinished import StreamControl
 
 INPUTS = int(os.environ.get("DATASYNC_FUZZ_INPUTS", "40000"))
 SEED = int(os.environ.get("DATASYNC_FUZZ_SEED", "20240229"))

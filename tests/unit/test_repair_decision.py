@@ -172,3 +172,9 @@ def test_a_window_resumes_what_it_has_paused_and_not_what_a_user_has_paused_sinc
     assert window_of([Running(**NAMED), user]) is None
     assert window_of([Running(**NAMED), mine, Scheduled(name="Resuming"), Running(), user]) is None
     assert window_of([Running(**NAMED)]) is None
+    later = uuid4()
+    longer: State[Any] = Suspended(
+        message=f"Paused by the maintenance window {later} until 2026-01-01T13:00:00+00:00"
+    )
+    assert window_of([Running(**NAMED), mine, Suspended(message="Paused."), longer]) == later
+    assert window_of([Running(**NAMED), user, longer]) is None

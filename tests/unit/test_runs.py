@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from prefect_datasync.engine.changes import Change, Insert, Inserts
 from prefect_datasync.engine.errors import ProtocolError
-from prefect_datasync.engine.postgres import runs, tuples
-from prefect_datasync.engine.postgres.copy_format import HEADER, TRAILER
-from prefect_datasync.engine.postgres.pgoutput import Decoder
+from prefect_datasync.engine.postgres.changes import runs, tuples
+from prefect_datasync.engine.postgres.changes.copy_format import HEADER, TRAILER
+from prefect_datasync.engine.postgres.changes.pgoutput import Decoder
 
 
 def in_copy(message: bytes) -> bytes:

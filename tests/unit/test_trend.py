@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prefect_datasync.engine.metrics import Kpis
 from prefect_datasync.engine.plot import sparkline, svg
 from prefect_datasync.engine.sample import Sample
-from prefect_datasync.engine.trend import Minute, Trend, joined, merged
+from prefect_datasync.engine.trend import Minute, Trend, in_steps_of, joined, merged
 
 NOW = 1_800_000_000  # the beginning of a minute
 
@@ -58,6 +58,20 @@ def test_two_parts_of_a_minute_become_one():
     (both,) = joined([minute, later])
     assert (both.records, both.bytes, both.rps) == (42, 305, 0.7)
     assert (both.verdict, both.idle_time_ms) == ("reconnecting", 100)
+
+
+def test_hours_add_up_what_their_minutes_had_and_have_the_worst_of_them():
+    first = minutes_of([sample(NOW + 1, 30)])[0]
+    hour = NOW - NOW % 3600
+    spread = [
+        replace(first, at=hour),
+        replace(first, at=hour + 3540, verdict="stalled", lag_bytes=7_000),
+        replace(first, at=hour + 3600, records=3600),
+    ]
+    one, other = in_steps_of(3600, spread)
+    assert (one.at, one.records, one.bytes, one.rps) == (hour, 60, 600, 0.0)
+    assert (one.verdict, one.lag_bytes) == ("stalled", 7_000)
+    assert (other.at, other.records, other.rps) == (hour + 3600, 3600, 1.0)
 
 
 def test_minutes_in_which_nothing_was_told_are_gaps():

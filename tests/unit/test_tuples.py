@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_datasync.engine.errors import ProtocolError
-from prefect_datasync.engine.postgres import tuples
-from prefect_datasync.engine.postgres.copy_format import NULL_BINARY
-from prefect_datasync.engine.postgres.tuples import LONGEST_VALUE, Tuples, matcher
+from prefect_datasync.engine.postgres.changes import tuples
+from prefect_datasync.engine.postgres.changes.copy_format import NULL_BINARY
+from prefect_datasync.engine.postgres.changes.tuples import LONGEST_VALUE, Tuples, matcher
 
 NOT_SENT = "u"
 values = st.one_of(

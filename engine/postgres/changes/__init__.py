@@ -1,0 +1,1 @@
+"""The stream of changes: read from the source, written to the target."""

@@ -1,0 +1,102 @@
+"""Fold steps for tables whose target holds rows that the source has no more, or lacks some that it has.
+
+What the switches of a table make possible is let pass there, and only there: an update or delete that finds no
+row, and a row of the target that has the key of a new one, which takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from prefect_datasync.engine.changes import Row
+from prefect_datasync.engine.fold import Append, MarkAll, Merge, Op, Step
+from prefect_datasync.engine.postgres.catalog import quote
+from prefect_datasync.engine.postgres.changes.write import FEW_ROWS, Writer
+from prefect_datasync.engine.postgres.tables.target_table import Binding
+from prefect_datasync.engine.switches import Mark
+
+
+class KeepingWriter(Writer):
+    """A `Writer` that heeds `Shape.upserts` and `Shape.misses`."""
+
+    def write(self, step: Step, bindings: Mapping[int, Binding]) -> None:
+        """See `Writer.write`."""
+        if isinstance(step, MarkAll):
+            self._mark_all(bindings[step.relid], step.mark)
+            return
+        if isinstance(step, Append) and bindings[step.relid].shape.upserts:
+            self._make_room(bindings[step.relid], step.rows)
+        super().write(step, bindings)
+
+    def _merge(self, binding: Binding, step: Merge) -> None:
+        shape = binding.shape
+        if not shape.upserts and not shape.misses:
+            super()._merge(binding, step)
+            return
+        if shape.upserts:
+            self._make_room(binding, step.inserts)
+        # What is inserted may have the value of a row that goes, so the rest comes first. Deletes may find
+        # nothing, since the key may have come and gone within the batch.
+        self._delete_found(binding, step.deletes)
+        super()._merge(binding, replace(step, deletes=[]))
+
+    def _replace(self, binding: Binding, step: Merge) -> None:
+        if not binding.shape.misses:
+            super()._replace(binding, step)
+            return
+        for row in step.updates:  # as a set, rows that the target lacks would come with it
+            self._one(binding, Op.UPDATE, row, row)
+
+    def _make_room(self, binding: Binding, rows: Sequence[Row]) -> None:
+        """Delete the rows that have the keys of those that come."""
+        if binding.key:
+            self._delete_found(binding, [tuple([row[i] for i in binding.key]) for row in rows])
+
+    def _delete_found(self, binding: Binding, keys: Sequence[Sequence[bytes | None]]) -> None:
+        if len(keys) <= FEW_ROWS:
+            sql = f"delete from {binding.table.only} t where {self._key_condition(binding, 0)}"
+            for key in keys:
+                self._with_values(sql, list(map(self.value, key)))
+            return
+        stage = self._fill(binding, "keys", binding.key_list, keys)
+        self.execute(
+            f"delete from {binding.table.only} t using {stage} s where {binding.matches('t', 's')}"
+        )
+
+    def _one(self, binding: Binding, op: Op, old: Row | None, new: Row | None) -> None:
+        if binding.shape.upserts and binding.key and old is not None and new is not None:
+            keys = [[self.value(row[i]) for i in binding.key] for row in (new, old)]
+            here = self._key_condition(binding, 0)
+            there = self._key_condition(binding, len(binding.key))
+            table = binding.table.only
+            self._with_values(
+                f"delete from {table} t where {here} and exists (select from {table} t where {there})",
+                keys[0] + keys[1],
+            )
+        super()._one(binding, op, old, new)
+
+    def _mark_all(self, binding: Binding, mark: bytes) -> None:
+        assert binding.shape.treatment is not None
+        switches = binding.shape.treatment.switches
+        name = quote(switches.deletion_column)
+        column = binding.table.columns[switches.deletion_column]
+        there = f"not {name}" if switches.deletion_mark is Mark.BOOLEAN else f"{name} is null"
+        self._with_values(
+            f"update {binding.table.only} set {name} = $1::{column.type_sql} where {there}",
+            [self.value(mark)],
+        )
+
+    # -- what must be found --------------------------------------------------------------------------
+
+    def _expect(self, sql: str, rows: int, binding: Binding) -> None:
+        if binding.shape.misses:
+            self.execute(sql)
+        else:
+            super()._expect(sql, rows, binding)
+
+    def _exec_one(self, binding: Binding, sql: str, values: list[bytes | None]) -> None:
+        if binding.shape.misses:
+            self._with_values(sql, values)
+        else:
+            super()._exec_one(binding, sql, values)

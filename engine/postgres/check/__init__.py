@@ -1,0 +1,1 @@
+"""What is looked at before a job begins, and what cures what is missing."""

@@ -1,0 +1,1 @@
+"""The proof that both sides are equal, and the repair of what is not."""

@@ -1,0 +1,319 @@
+"""Compare a table of two databases inside them: hashes travel, rows do not.
+
+One pass over the table gives the summaries of all its parts (`row_hash.Division`). Only the rows of parts
+whose summaries differ are read again, as (key, hash of the row) in order, and merged here: so an equal table
+is read once, another at most twice, and no difference is too large for memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from random import Random
+from typing import Any
+
+import psycopg
+
+from prefect_datasync.engine.errors import CopyStopped, TransientError
+from prefect_datasync.engine.postgres.catalog import Name, Table, own_column, quote
+from prefect_datasync.engine.postgres.comparison.row_hash import (
+    ByHash,
+    ByKey,
+    Division,
+    key_columns,
+    key_hash,
+    row_hash,
+)
+from prefect_datasync.engine.postgres.initial_copy.table_copy import (
+    refuse_overtaken,
+    refuse_overtaken_parts,
+)
+from prefect_datasync.engine.postgres.session import Connection, translating
+from prefect_datasync.engine.postgres.tables.synced import source_rows, target_rows
+from prefect_datasync.engine.ranges import BUCKETS, MOST, most_for_sample, ranges_over, sampled
+from prefect_datasync.engine.verify import (
+    Difference,
+    Pair,
+    Summary,
+    TableVerdict,
+    apart,
+    differing,
+    total,
+    unequal,
+)
+
+BLOCK = 10_000  #: rows fetched at once
+MISSING = "the table is missing at the target"
+#: Two partitions have rows of the same address, by which a correction finds them.
+PARTITIONED = "the target's table is partitioned, and is not repaired row by row"
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A table that differs, and where: what a correction needs.
+
+    Attributes:
+        text: see `charset.same_bytes`.
+        keys: the values of the key's columns as text, of each row that differs; for a table without a key
+            the row's hash. Never for a message.
+    """
+
+    table: Table
+    other: Table
+    text: str
+    keys: tuple[tuple[str, ...], ...]
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a comparison has found so far.
+
+    Attributes:
+        suspects: only of tables with at most as many different rows as was asked for.
+    """
+
+    verdicts: dict[Name, TableVerdict] = field(default_factory=dict)
+    suspects: dict[Name, Suspect] = field(default_factory=dict)
+
+
+class Comparer:
+    """Compares tables in the snapshots that two connections hold; both servers work at the same time.
+
+    Args:
+        sample: percent of each table to compare; None is everything.
+        random: chooses the sample.
+        text: see `charset.same_bytes`.
+        keys_of: of a table with at most so many different rows their keys are found out.
+    """
+
+    def __init__(
+        self,
+        source: Connection,
+        target: Connection,
+        *,
+        sample: float | None,
+        random: Random,
+        text: str,
+        keys_of: int,
+    ) -> None:
+        self._source, self._target, self._text = source, target, text
+        self._sample, self._random, self._keys_of = sample, random, keys_of
+
+    def compare(
+        self,
+        tables: Iterable[Table],
+        others: Mapping[Name, Table],
+        notes: Mapping[Name, str],
+        position: str,
+        findings: Findings,
+        *,
+        stop: Callable[[], object | None],
+        say: Callable[[str], None],
+        done: Callable[[Name], None],
+    ) -> None:
+        """Compare tables one after the other, and add each to *findings*; *done* is told of each.
+
+        A table that was truncated or rewritten since the snapshots were taken, on either side, is left
+        out: it needs later ones.
+        """
+        for table in tables:
+            if stop() is not None:
+                raise CopyStopped("the comparison was asked to stop")
+            began = time.monotonic()
+            other = others.get(table.target)
+            try:
+                with (
+                    contextlib.ExitStack() as stack,
+                    translating(f"compare {table.schema}.{table.name}"),
+                ):
+                    for side in [self._source] + [self._target] * (other is not None):
+                        stack.enter_context(_unlocked_afterwards(side))
+                    for name in table.shards or (table.full_name,):
+                        refuse_overtaken(self._source, name)
+                    if other is not None and other.kind == "p":
+                        refuse_overtaken_parts(self._target, table.target)
+                    elif other is not None:
+                        refuse_overtaken(self._target, table.target)
+                    verdict, suspect = self._table(table, other)
+            except TransientError as exc:
+                if exc.error_code != "SNAPSHOT_OVERTAKEN":
+                    raise
+                continue
+            findings.verdicts[table.full_name] = replace(
+                verdict,
+                note="; ".join(filter(None, (verdict.note, notes.get(table.full_name)))),
+                seconds=time.monotonic() - began,
+                position=position,
+                sample=self._sample,
+            )
+            if suspect is not None:
+                findings.suspects[table.full_name] = suspect
+            state = "equal" if verdict.equal else "DIFFERENT"
+            say(f"{table.schema}.{table.name}: {verdict.rows_source} rows, {state}")
+            done(table.full_name)
+
+    def _table(self, table: Table, other: Table | None) -> tuple[TableVerdict, Suspect | None]:
+        if other is None:
+            sql = f"select count(*) from {source_rows(table)}"
+            (rows,) = self._source.execute(sql.encode()).fetchone() or (0,)
+            return TableVerdict(table.schema, table.name, rows, 0, False, note=MISSING), None
+        hashed, parts = row_hash(table, other, self._text), self._division(table, other)
+        where = "true"
+        if self._sample is not None:
+            where = parts.within(sampled(*parts.ends, self._sample, self._random))
+        rows_of = (source_rows(table), target_rows(table, other))
+        mine, theirs = self._both(
+            rows_of, lambda c, rows: _summaries(c, rows, parts, hashed, where)
+        )
+        found: Difference | None = None
+        suspect: Suspect | None = None
+        note = ""
+        if numbers := unequal(mine, theirs):
+            where = parts.within(numbers)
+            keys: list[int] = []
+            kept: list[Difference] = []
+            found = total(self._differences(table, rows_of, parts, hashed, where, keys, kept))
+            note = _kept_words(total(kept))
+            if not found.rows:
+                found = None
+            elif found.rows <= self._keys_of and not table.shards and other.kind == "r":
+                named = self._keys(table, rows_of, parts, where, keys)
+                suspect = Suspect(table, other, self._text, named)
+            elif other.kind == "p":
+                note = "; ".join(filter(None, (note, PARTITIONED)))
+        counts = (_rows(mine), _rows(theirs))
+        return TableVerdict(*table.full_name, *counts, found is None, found, note), suspect
+
+    def _division(self, table: Table, other: Table) -> Division:
+        theirs = own_column(other.columns, table.chunk_key) if table.chunk_key else None
+        mine = own_column(table.columns, table.chunk_key) if table.chunk_key else None
+        if mine is None or theirs is None or mine.type_oid != theirs.type_oid:
+            return ByHash(key_hash(table, other, self._text))
+        name = quote(mine.name)
+        ends = self._source.execute(
+            f"select min({name}), max({name}) from {source_rows(table)}".encode()
+        ).fetchone()
+        low, high = ends if ends and ends[0] is not None else (0, 0)
+        most = MOST if self._sample is None else most_for_sample(self._sample)
+        return ByKey(mine.name, ranges_over(low, high, most))
+
+    def _differences(
+        self,
+        table: Table,
+        rows_of: tuple[str, str],
+        parts: Division,
+        hashed: str,
+        where: str,
+        keys: list[int],
+        kept: list[Difference],
+    ) -> Iterator[Difference]:
+        """What differs, key by key; the first keys are put into *keys*, what switches allow into *kept*."""
+        switches = table.switches
+        missing, extra = switches.may_lack_rows, switches.may_have_more_rows
+        with contextlib.ExitStack() as stack:
+            mine, theirs = self._both(
+                rows_of, lambda c, rows: _pairs(stack, c, rows, parts, hashed, where)
+            )
+            for key, each in differing(mine, theirs):
+                found, allowed = apart(each, missing=missing, extra=extra)
+                if allowed.rows:
+                    kept[:] = [total([*kept, allowed])]
+                if not found.rows:
+                    continue
+                if len(keys) <= self._keys_of:
+                    keys.append(key)
+                yield found
+
+    def _keys(
+        self,
+        table: Table,
+        rows_of: tuple[str, str],
+        parts: Division,
+        where: str,
+        keys: list[int],
+    ) -> tuple[tuple[str, ...], ...]:
+        if isinstance(parts, ByKey) or not key_columns(table):
+            return tuple((str(key),) for key in keys)
+        names = ", ".join(f"{quote(name)}::text" for name in key_columns(table))
+
+        def ask(connection: Connection, rows: str) -> list[Any]:
+            sql = f"select distinct {names} from {rows} where {where} and {parts.key}"
+            sql = sql.replace("%", "%%") + " in (select unnest(%s::bigint[]))"
+            return connection.execute(sql.encode(), (keys,)).fetchall()
+
+        found = self._both(rows_of, ask)
+        return tuple({tuple(map(str, row)) for row in chain(*found)})
+
+    def _both(self, rows_of: tuple[str, str], ask: Callable[[Connection, str], Any]) -> list[Any]:
+        """Ask both servers for rows of a table at the same time; who is interrupted leaves no statement behind."""
+        sides = [self._source, self._target]
+        with ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(ask, side, its) for side, its in zip(sides, rows_of, strict=True)]
+            try:
+                return [each.result() for each in asked]
+            except BaseException:
+                for side in sides:
+                    with contextlib.suppress(psycopg.Error):
+                        side.cancel_safe(timeout=1)
+                raise
+
+
+@contextlib.contextmanager
+def _unlocked_afterwards(connection: Connection) -> Iterator[None]:
+    """Locks that the block takes go with it: nobody waits for the end of a long comparison."""
+    connection.execute("savepoint compared")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(psycopg.OperationalError):
+            connection.execute("rollback to savepoint compared")
+
+
+def _summaries(
+    connection: Connection, rows: str, parts: Division, hashed: str, where: str
+) -> dict[int, Summary]:
+    rows = _hashed(rows, parts, hashed, parts.number, where)
+    sql = f"select k, count(*), sum(r) from ({rows}) x group by 1"
+    if parts.key == hashed:
+        sql = f"select k & {BUCKETS - 1}, count(*), sum(r) from ({rows}) x group by 1"
+    return {row[0]: (row[1], row[2]) for row in connection.execute(sql.encode())}
+
+
+def _pairs(
+    stack: contextlib.ExitStack,
+    connection: Connection,
+    rows: str,
+    parts: Division,
+    hashed: str,
+    where: str,
+) -> Iterator[Pair]:
+    """The rows as pairs, in order, a block at a time; the first block is there on return."""
+    sql = f"select k, r from ({_hashed(rows, parts, hashed, parts.key, where)}) x order by 1, 2"
+    cursor = stack.enter_context(connection.cursor("compared", binary=True))
+    cursor.itersize = BLOCK
+    cursor.execute(sql.encode())
+    return chain(cursor.fetchmany(BLOCK), cursor)
+
+
+def _hashed(rows: str, parts: Division, hashed: str, key: str, where: str) -> str:
+    """The rows as (k, r); what is the same is computed once."""
+    # offset 0: otherwise the planner merges this with what is around it, and guesses one group for each row.
+    if parts.key == hashed:
+        rows = f"select {hashed} as r from {rows} where {where} offset 0"
+        return f"select r as k, r from ({rows}) y"
+    return f"select {key} as k, {hashed} as r from {rows} where {where} offset 0"
+
+
+def _kept_words(kept: Difference) -> str:
+    """What differs as the job's switches say."""
+    words = [f"{kept.extra} rows are kept that the source has no more"] if kept.extra else []
+    words += [f"{kept.missing} rows were not inserted"] if kept.missing else []
+    return ", ".join(words)
+
+
+def _rows(summaries: Mapping[int, Summary]) -> int:
+    return sum(rows for rows, _ in summaries.values())

@@ -1,0 +1,1 @@
+"""Definitions at the target: made in the source's image, and following it when it changes."""

@@ -1,0 +1,257 @@
+"""Tables of the target follow changes of their columns at the source, as far as the changes touched no row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from prefect_datasync.engine.errors import DataError, SchemaChanged
+from prefect_datasync.engine.postgres.attempt import Attempt
+from prefect_datasync.engine.postgres.catalog import Name, Table, quote, read_table
+from prefect_datasync.engine.postgres.definitions.ddl_in_place import changes, root_of
+from prefect_datasync.engine.postgres.definitions.ddl_members import Ambiguous, member_changes
+from prefect_datasync.engine.postgres.definitions.marks import Mark, altered, read_marks
+from prefect_datasync.engine.postgres.definitions.shape_policy import (
+    REWRITTEN,
+    STRICTER,
+    Verdict,
+    judge,
+)
+from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows.ledger import TableRow
+from prefect_datasync.engine.postgres.session import Connection, connect, translating
+from prefect_datasync.engine.postgres.tables import publication
+from prefect_datasync.engine.postgres.tables.parking import Parking, TablesChanged, may_copy_again
+from prefect_datasync.engine.postgres.tables.synced import without
+from prefect_datasync.engine.switches import Policy
+
+_MOVED = "it was attached to a partitioned table, or detached from one"
+
+
+class NotFollowed(SchemaChanged):
+    """A table has changed at the source in a way that cannot be followed in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """A table whose columns changed, at both sides."""
+
+    row: TableRow
+    table: Table
+    target: Table
+    now: Mark
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """Why a table cannot follow, and the policy that this falls under."""
+
+    why: str
+    policy: Policy
+
+
+class Shapes:
+    """The shapes of the tables that one attempt's stream follows, by their marks."""
+
+    def __init__(self, attempt: Attempt, parking: Parking) -> None:
+        self._attempt, self._parking = attempt, parking
+
+    def follow(self, source: Connection, tables: Iterable[Table]) -> bool:
+        """Follow changes of columns that touched no row; let no table follow on whose rows changed unseen.
+
+        Returns:
+            Whether a table has changed, so that the tables have to be read again.
+
+        Raises:
+            NotFollowed: code TABLE_REWRITTEN or SCHEMA_CHANGED; the rest of the tables may still have to follow.
+            TablesChanged: a table changed between the reading of it and of its mark.
+        """
+        by_relid = {t.relid: t for t in tables}
+        now = read_marks(source, [row.relid for row in self._parking.following])
+        lost: dict[int, _Left] = {}
+        moved: dict[str, list[_Moved]] = {}
+        for row in self._parking.following:
+            mark = now.get(row.relid)
+            before = Mark.of(row.mark) if row.mark else None
+            if mark is None or mark == before:
+                continue
+            if before is not None and before.moved(mark):
+                table = by_relid.get(row.relid)
+                policy = table.switches.on_change_type if table else Policy.APPLY
+                lost[row.relid] = _Left(_MOVED, policy)
+            elif before is None or mark.entries == before.entries:
+                self._follow({row: mark})
+            elif table := by_relid.get(row.relid):
+                if not _of_one_moment(mark, table):
+                    raise TablesChanged("a table has changed while it was looked at")
+                if left := self._follow_types(source, table):
+                    lost[row.relid] = left
+                    continue
+                target = read_table(self._attempt.hold.connection, row.target)
+                if target is None:
+                    lost[row.relid] = _Left("it is missing at the target", Policy.APPLY)
+                    continue
+                verdict = judge(altered(before, mark), table, row.left_out, target)
+                root = root_of(self._attempt.hold.connection, target)
+                moved.setdefault(root, []).append(_Moved(row, table, target, mark, verdict))
+        for root, group in moved.items():
+            lost |= self._in_place(source, root, group)
+        if lost:
+            raise self._not_followed(lost)
+        return bool(moved)
+
+    def _not_followed(self, lost: Mapping[int, _Left]) -> NotFollowed:
+        """The fault of the tables under the strictest policy; the others' comes at the next look."""
+        policy = max((left.policy for left in lost.values()), key=STRICTER.index)
+        told = {relid: left.why for relid, left in lost.items() if left.policy is policy}
+        named = {
+            f"{r.schema}.{r.name}": told[r.relid]
+            for r in self._parking.following
+            if r.relid in told
+        }
+        fault = NotFollowed(
+            "; ".join(f"table {name} changed at the source: {why}" for name, why in named.items()),
+            effect="Its rows at the target are those from before",
+            do="`datasync table copy JOB TABLE`",
+            code="TABLE_REWRITTEN" if REWRITTEN in told.values() else None,
+        )
+        fault.about(*told)
+        return fault.under(policy)
+
+    def _in_place(self, source: Connection, root: str, group: list[_Moved]) -> dict[int, _Left]:
+        """Let tables follow a change of columns, the partitions of one table together.
+
+        Returns:
+            Why not, by relation; for all of them or none.
+        """
+        merged = {each.row.target for each in group if each.table.shards}
+        known = {row.relid for row in self._parking.following if row.target in merged}
+        relids = [each.row.relid for each in group]
+        for each in group:
+            verdict = each.verdict
+            if verdict.why and verdict.policy is Policy.APPLY:
+                self._rename(root, each)
+            if verdict.why:
+                return dict.fromkeys(relids, _Left(verdict.why, verdict.policy))
+        wanted = {
+            changes(source, without(e.table, e.verdict.leave_out), e.target, root, e.verdict.drop)
+            for e in group[: len(group) if merged else 1]
+        }
+        if known - set(relids) or len(wanted) > 1:
+            why = "what is merged with it has not changed in the same way"
+            return dict.fromkeys(relids, _Left(why, Policy.APPLY))
+        [change] = wanted
+        try:
+            self._follow({each.row: each.now for each in group}, change, group)
+        except DataError as exc:
+            why = f"its columns changed, and the target's could not follow ({exc.what})"
+            return dict.fromkeys(relids, _Left(why, Policy.APPLY))
+        if change is not None:
+            self._attempt.say(f"the target follows its source: {change}")
+        for each in group:
+            for sentence in each.verdict.told:
+                self._attempt.say(sentence)
+        return {}
+
+    def _follow_types(self, source: Connection, table: Table) -> _Left | None:
+        """Let the types of a table's columns follow; why they cannot."""
+        attempt, policy = self._attempt, table.switches.on_change_type
+        try:
+            changes = member_changes(source, attempt.hold.connection, table)
+        except Ambiguous as exc:
+            return _Left(str(exc), policy)
+        if changes and policy is not Policy.APPLY:
+            return _Left(f"the target needs `{'; '.join(changes)}`", policy)
+        for change in changes:
+            try:
+                with translating("let a type follow"):
+                    attempt.hold.connection.execute(change.encode())
+            except DataError as exc:
+                why = (
+                    f"a type of its columns changed, and the target's could not follow ({exc.what})"
+                )
+                return _Left(why, policy)
+            attempt.say(f"the target follows its source: {change}")
+        return None
+
+    def _rename(self, root: str, moved: _Moved) -> None:
+        """Rename columns at the target before its table is filled again; nothing if it will not be."""
+        if moved.table.switches.keeps or not may_copy_again(self._attempt.spec):
+            return
+        there = {c.name for c in moved.target.columns}
+        for old, new in moved.verdict.rename.items():
+            if old in there and new not in there:
+                sql = f"alter table {root} rename column {quote(old)} to {quote(new)}"
+                hold = self._attempt.hold
+                ledger.follow(hold.connection, hold.key, hold.epoch, {}, sql, {})
+                self._attempt.say(f"the target follows its source: {sql}")
+                there = there - {old} | {new}
+
+    def _follow(
+        self,
+        marks: Mapping[TableRow, Mark],
+        change: str | None = None,
+        group: Iterable[_Moved] = (),
+    ) -> None:
+        hold = self._attempt.hold
+        named = {row.full_name: mark.text for row, mark in marks.items()}
+        leave_out = {each.row.full_name: each.verdict.leave_out for each in group}
+        ledger.follow(hold.connection, hold.key, hold.epoch, named, change, leave_out)
+        self._parking.remember(named)
+
+    def refuse_unpublished(self, source: Connection, tables: Iterable[Table]) -> None:
+        """Let no table follow on that has columns of which the source tells nothing.
+
+        Raises:
+            NotFollowed: it is published with a list of columns, from before it got another one.
+        """
+        following = {row.relid for row in self._parking.following}
+        names = publication.names(self._attempt.hold.row.publications)
+        left = publication.unpublished(source, names, [t for t in tables if t.relid in following])
+        if left:
+            raise self._not_followed(
+                {
+                    relid: _Left(f"column {column} came later than its publication", Policy.APPLY)
+                    for relid, column in left.items()
+                }
+            )
+
+    def look(self, source: Connection) -> None:
+        """Notice changes of columns while a session is under way.
+
+        Raises:
+            TablesChanged: `follow` has something to do.
+        """
+        now = read_marks(source, [row.relid for row in self._parking.following])
+        seen: dict[Name, str] = {}
+        for row in self._parking.following:
+            mark = now.get(row.relid)
+            if row.mark and mark is not None:
+                before = Mark.of(row.mark)
+                if before.entries != mark.entries or before.moved(mark):
+                    raise TablesChanged("a table has changed at the source")
+                seen[row.full_name] = mark.text
+        self._parking.remember(seen)
+
+    def may_follow(self, fault: DataError) -> bool:
+        """Whether the source's tables have changed since the last look, which may be what a fault is about."""
+        known = {
+            row.relid: row.mark for row in self._parking.following if row.relid in fault.relids
+        }
+        attempt = self._attempt
+        with connect(attempt.source, attempt.application("check")) as source:
+            now = read_marks(source, known)
+        before = {relid: Mark.of(mark) for relid, mark in known.items() if mark is not None}
+        return any(
+            relid in before and (before[relid].entries != each.entries or before[relid].moved(each))
+            for relid, each in now.items()
+        )
+
+
+def _of_one_moment(mark: Mark, table: Table) -> bool:
+    """Whether a mark and a table were read without a change of columns in between."""
+    columns = {c.attnum: (c.name, c.type_sql) for c in table.columns}
+    marked = {number: (name, kind) for number, name, kind in mark.columns}
+    left = {name for number, (name, _) in marked.items() if number not in columns}
+    return left == table.left_out and all(marked.get(n) == each for n, each in columns.items())

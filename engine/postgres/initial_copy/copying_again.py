@@ -1,0 +1,314 @@
+"""Copy tables again, or for the first time, while the others go on, and hand them to the stream.
+
+The tables form a small job of their own beside the job: own rows, slot and publication, copy and stream, so
+everything that makes a job exact and lets it go on after a fault holds for them too. When the small one has
+caught up, both streams are asked to stand at one position H. Then one transaction at the target enters the
+tables into the job with H as the snapshot of their copy, ends the small job, and raises the job's epoch: the
+job's stream, which still passes the tables over, cannot write any more and begins anew with them.
+
+A process that is killed on the way leaves the small job's rows, from which the next attempt goes on; after
+the transaction it leaves a slot, which the next attempt drops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from prefect_datasync.engine import faults
+from prefect_datasync.engine.errors import (
+    CopyStopped,
+    DatasyncError,
+    Fenced,
+    JobBusy,
+    SchemaChanged,
+    TransientError,
+)
+from prefect_datasync.engine.metrics import Meter
+from prefect_datasync.engine.postgres import removal, slot
+from prefect_datasync.engine.postgres.attempt import Attempt
+from prefect_datasync.engine.postgres.catalog import Name
+from prefect_datasync.engine.postgres.changes.streaming import StreamStage
+from prefect_datasync.engine.postgres.check.findings import block_message
+from prefect_datasync.engine.postgres.check.preflight_mapping import check_mapping
+from prefect_datasync.engine.postgres.definitions.ddl_follow import follow_shapes
+from prefect_datasync.engine.postgres.definitions.ddl_members import Ambiguous, member_changes
+from prefect_datasync.engine.postgres.definitions.marks import read_marks
+from prefect_datasync.engine.postgres.initial_copy import handing_over
+from prefect_datasync.engine.postgres.initial_copy.copying import CopyStage
+from prefect_datasync.engine.postgres.job_rows import boundary, ledger, state
+from prefect_datasync.engine.postgres.job_rows.hold import Hold
+from prefect_datasync.engine.postgres.job_rows.ledger import Wish, again_key
+from prefect_datasync.engine.postgres.lsn import Lsn
+from prefect_datasync.engine.postgres.session import connect, translating
+from prefect_datasync.engine.postgres.tables.synced import synced_tables
+from prefect_datasync.engine.spec import (
+    ExistingRows,
+    Mode,
+    OnTableFault,
+    SyncSpec,
+)
+from prefect_datasync.engine.switches import Resolved
+from prefect_datasync.engine.watermark import Watermark
+
+TRIES = 3  #: at tables that change their shape while they are copied
+HANDED = "handed over"
+AGAIN_S = 10.0  #: after a fault that heals
+NEAR_BYTES = 16 * 1024 * 1024  #: so much WAL is waited for: a busy source is never caught up with
+CAUGHT_UP_S = 0.2  #: between looks whether the small job has caught up
+
+
+class _Tables(SyncSpec):
+    """The spec of the small job: exactly these tables, emptied first, any fault ends it."""
+
+    names: frozenset[Name]
+
+    def selects(self, schema: str, table: str) -> bool:
+        return (schema, table) in self.names
+
+    def takes(self, name: Name) -> bool:
+        """Not the partitions of these tables: each is copied again by its own name, or goes on."""
+        return name in self.names
+
+    def switches_of(self, *names: Name) -> Resolved:
+        """The job's, but a table that changes its shape meanwhile is begun again."""
+        found = super().switches_of(*names)
+        return Resolved(found.switches.strict, found.rules)
+
+
+class CopyingAgain:
+    """The tables that an attempt copies beside its stream, on a thread of its own."""
+
+    def __init__(self, attempt: Attempt, stream: StreamStage) -> None:
+        self._main, self._stream = attempt, stream
+        self._key = again_key(attempt.key)
+        self._thread: threading.Thread | None = None
+        self._next, self._tries = 0.0, 0
+        self._over: str | None = None  #: why the small job is to leave, though the attempt goes on
+
+    def wake(self) -> None:
+        """Begin, unless it is at work or has failed just now; never waits."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        if time.monotonic() < self._next:
+            return
+        self._over = None
+        self._thread = threading.Thread(target=self._run, name="copy again", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wait until it has left; the attempt's `stop` must answer."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _asked(self) -> object | None:
+        return self._over or self._main.stop()
+
+    @property
+    def _handed(self) -> bool:
+        return self._over == HANDED
+
+    # -- on the thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        names: list[Name] = []
+        try:
+            self._copy_again(names)
+        except CopyStopped:
+            pass
+        except (TransientError, JobBusy) as exc:
+            if self._main.stop() is None:
+                self._main.say(f"{exc} Copying tables again is repeated.")
+        except Fenced:  # another attempt, or a new instance
+            pass
+        except DatasyncError as exc:
+            if self._main.stop() is not None:
+                return
+            # one that changes its shape once more meanwhile is begun again
+            self._tries += isinstance(exc, SchemaChanged)
+            again = isinstance(exc, SchemaChanged) and self._tries < TRIES
+            self._give_up(names, str(exc), again=again)
+        except Exception as exc:  # noqa: BLE001 - its text may hold rows
+            self._give_up(names, f"UNEXPECTED: {type(exc).__name__} while it was copied again")
+        self._next = time.monotonic() + AGAIN_S
+
+    def _copy_again(self, names: list[Name]) -> None:
+        main = self._main
+        hold = Hold(main.target, self._key, main.hold.instance)
+        try:
+            hold.lock(60.0, main.stop)
+            hold.take()
+            if not hold.resumed:
+                hold.begin_instance()
+            if hold.row.phase == "creating":
+                names += ledger.to_copy_again(ledger.read_tables(hold.connection, main.key))
+            else:
+                names += [r.full_name for r in ledger.read_tables(hold.connection, self._key)]
+            if not names:
+                return
+            attempt = self._attempt(hold, names)
+            main.say(f"copying {_list(names)} again; the other tables go on")
+            self._copy(attempt, names)
+            if self._asked() is None:
+                self._follow(attempt, names)
+        finally:
+            hold.close()
+        if self._handed:
+            self._tries = 0
+            for sentence in removal.drop_at_source(self._key, main.source):
+                main.say(sentence)
+            main.say(f"{_list(names)} follows its source again")
+
+    def _attempt(self, hold: Hold, names: list[Name]) -> Attempt:
+        main = self._main
+        settings = main.spec.model_dump() | {
+            "mode": Mode.FULL_INCREMENTAL,
+            "existing_rows": ExistingRows.TRUNCATE,
+            "create_tables": True,
+            "on_table_fault": OnTableFault.FAIL,
+            "names": frozenset(names),
+        }
+        # Rows that come into quarantine are the job's in the end, and must be in the form of its stream.
+        return Attempt(
+            hold, main.source, main.target, _Tables(**settings), self._asked, main.say, Meter(),
+            binary=main.hold.row.binary_stream,
+        )  # fmt: skip
+
+    def _copy(self, attempt: Attempt, names: list[Name]) -> None:
+        copying, failures = CopyStage(attempt), 0
+        if attempt.hold.row.phase == "creating":
+            with (
+                connect(attempt.source, attempt.application("prepare")) as source,
+                translating("read the tables"),
+            ):
+                left_out = ledger.left_out(attempt.hold.connection, attempt.key)
+                tables = synced_tables(source, attempt.spec, left_out)
+                self._let_go(attempt.hold, set(names) - {t.full_name for t in tables})
+                handing_over.publish(
+                    source, attempt.hold.connection, self._main, attempt.spec, left_out
+                )
+                here, there = source.info.dbname, attempt.hold.connection.info.dbname
+                if refused := block_message(check_mapping(attempt.spec, tables, here, there)):
+                    raise refused
+                for table in tables:
+                    with contextlib.suppress(Ambiguous):  # the rows will tell whether they fit
+                        for change in member_changes(source, attempt.hold.connection, table):
+                            attempt.hold.connection.execute(change.encode())
+                now = read_marks(source, [t.relid for t in tables])
+            moved = handing_over.enlist(attempt.hold, self._main.key, tables, now)
+            for sentence in follow_shapes(attempt.hold.connection, tables, moved):
+                attempt.say(sentence)
+        try:
+            while attempt.hold.row.phase in state.COPYING and self._asked() is None:
+                try:
+                    units = copying.prepare()
+                    with ThreadPoolExecutor(attempt.spec.copy_workers) as pool:
+                        list(pool.map(copying.copy, units))
+                    copying.finish()
+                except TransientError as exc:
+                    failures += 1
+                    attempt.patience.bear(exc)
+                    attempt.say(f"{exc} Attempt {failures} to go on follows.")
+                    copying.close()
+                    self._wait(min(30.0, 0.5 * 2**failures))
+                    if self._asked() is None:
+                        attempt.hold.take_over(self._asked)
+        finally:
+            copying.close()
+
+    def _let_go(self, hold: Hold, lost: set[Name]) -> None:
+        """Wish no copy of tables that the source has no more; the others are begun without them.
+
+        Raises:
+            TransientError: there are some.
+        """
+        if lost:
+            why = dict.fromkeys(lost, "the source has it no more as a table that the job selects")
+            ledger.give_up(hold.connection, self._main.key, self._main.hold.epoch, why)
+            raise TransientError(f"{_list(sorted(lost))} is gone at the source", code="TABLE_GONE")
+
+    def _follow(self, attempt: Attempt, names: list[Name]) -> None:
+        stream = StreamStage(attempt, Watermark())
+        failed: list[DatasyncError] = []
+
+        def hand_over() -> None:
+            try:
+                self._hand_over(attempt, stream, names)
+            except DatasyncError as exc:
+                failed.append(exc)
+                self._over = "failed"
+
+        handing = threading.Thread(target=hand_over, name="hand over", daemon=True)
+        handing.start()
+        try:
+            stream.run()
+        except Fenced:
+            handing.join()
+            if not self._handed:
+                raise
+        handing.join()
+        if failed and not self._handed:
+            raise failed[0]
+
+    def _hand_over(self, attempt: Attempt, stream: StreamStage, names: list[Name]) -> None:
+        main, keys = self._main, (self._main.key, self._key)
+        while self._asked() is None:
+            lag = stream.lag_bytes
+            if lag is None or lag > NEAR_BYTES or not self._stream.at_work:
+                self._wait(CAUGHT_UP_S)
+                continue
+            try:
+                with connect(main.target, f"datasync {main.key} hand over") as control:
+                    boundary.alone(control, main.key, self._asked)
+                    boundary.stand(control, keys, Lsn(0), self._asked)
+                    try:
+                        system = slot.identify(main.source, main.application("identify"))
+                        boundary.stand(control, keys, system.flushed, self._asked)
+                        faults.reach("again.before_hand_over")
+                        with self._stream.handing_over():
+                            handing_over.enter(
+                                control, main.hold.epoch, attempt.hold, keys, names, system.flushed
+                            )
+                            self._over = HANDED
+                        faults.reach("again.after_hand_over")
+                    finally:
+                        if not self._handed:
+                            boundary.release(control, keys)
+            except TransientError as exc:
+                attempt.say(f"{exc} It is repeated.")
+                self._wait(AGAIN_S)
+
+    def _give_up(self, names: list[Name], fault: str, *, again: bool = False) -> None:
+        """Leave the tables parked, with the reason; the small job goes, and comes back if asked to."""
+        main = self._main
+        try:
+            with connect(main.target, f"datasync {main.key} give up") as connection:
+                wished = names or [
+                    r.full_name
+                    for r in ledger.read_tables(connection, main.key)
+                    if r.wish is Wish.COPY
+                ]
+                if not again:
+                    ledger.give_up(
+                        connection, main.key, main.hold.epoch, dict.fromkeys(wished, fault)
+                    )
+                with translating("forget the small job"):
+                    connection.execute(
+                        "delete from prefect_datasync.job where job = %s", (self._key,)
+                    )
+            removal.drop_at_source(self._key, main.source)
+        except DatasyncError as exc:
+            fault = f"{fault} {exc}"
+        main.say(f"{_list(names)} could not be copied again and stays parked: {fault}")
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self._asked() is None:
+            time.sleep(0.05)
+
+
+def _list(names: list[Name]) -> str:
+    shown = ", ".join(".".join(name) for name in sorted(names)[:5])
+    return f"table {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")

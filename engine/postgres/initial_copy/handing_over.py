@@ -1,0 +1,135 @@
+"""What a job and the small one that copies some of its tables again tell each other: at its beginning and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from prefect_datasync.engine.errors import DataError, TransientError
+from prefect_datasync.engine.postgres.attempt import Attempt
+from prefect_datasync.engine.postgres.catalog import Name, Table
+from prefect_datasync.engine.postgres.definitions.marks import Mark
+from prefect_datasync.engine.postgres.job_rows import chosen, ledger
+from prefect_datasync.engine.postgres.job_rows.chosen import Chosen
+from prefect_datasync.engine.postgres.job_rows.hold import Hold
+from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn
+from prefect_datasync.engine.postgres.session import Connection, translating
+from prefect_datasync.engine.postgres.tables import publication, publishing
+from prefect_datasync.engine.postgres.tables.published import narrows
+from prefect_datasync.engine.postgres.tables.synced import synced_tables
+from prefect_datasync.engine.spec import SyncSpec
+
+
+def publish(
+    source: Connection,
+    target: Connection,
+    main: Attempt,
+    wished: SyncSpec,
+    left_out: Mapping[int, frozenset[int]],
+) -> None:
+    """Publish tables to the job, if they are not: it takes them over once they are copied.
+
+    Args:
+        wished: selects them.
+        left_out: see `synced_tables`.
+
+    Raises:
+        DataError: code NOT_PUBLISHED, the job has no publication for tables without a key.
+    """
+    spec = Chosen.of(chosen.read_text(target, main.key), main.spec).applied(main.spec)
+    found = synced_tables(source, spec, left_out)
+    planned = publication.plan(main.key, found, main.spec.keyless, narrows(source))
+    wanted = publishing.named_by(found, {t.full_name for t in found if wished.takes(t.full_name)})
+    if left := publication.extend(source, planned, wanted):
+        raise DataError(
+            f"{', '.join(t.qualified for t in left)} has no usable key at the source, and the job"
+            " publishes no such tables yet",
+            effect="It was not copied again",
+            do="give it a key, or `datasync restart JOB`",
+            code="NOT_PUBLISHED",
+        )
+
+
+def enlist(small: Hold, key: str, tables: Sequence[Table], now: Mapping[int, Mark]) -> set[Name]:
+    """Enter tables into the small job, which then knows which of them were made by the job.
+
+    Args:
+        key: the job's.
+        now: the tables' marks, by relation.
+
+    Returns:
+        Those that were attached to a partitioned table, or detached from one, since the job copied them.
+    """
+    known = {r.full_name: r for r in ledger.read_tables(small.connection, key)}
+    moved: set[Name] = set()
+    with translating("write the tables of the small job"):
+        for table in tables:
+            row = known[table.full_name]
+            mark = now.get(table.relid)
+            if row.mark and mark and Mark.of(row.mark).moved(mark):
+                moved.add(table.full_name)
+            small.connection.execute(
+                "insert into prefect_datasync.job_table"
+                " (job, nsp, rel, relid, phase, made, to_nsp, to_rel)"
+                " values (%s, %s, %s, %s, 'pending', %s, %s, %s) on conflict (job, nsp, rel) do nothing",
+                (small.key, *table.full_name, table.relid, row.made, *table.target),
+            )
+    return moved
+
+
+def enter(
+    control: Connection,
+    epoch: int,
+    again: Hold,
+    keys: tuple[str, str],
+    names: list[Name],
+    lsn: Lsn,
+) -> None:
+    """Make the tables the job's from *lsn* on, if both streams still stand there."""
+    main, small, at = *keys, format_lsn(lsn)
+    named = ([n[0] for n in names], [n[1] for n in names])
+    with translating("hand the tables over"), control.transaction():
+        held = control.execute(
+            "select count(*) from (select from prefect_datasync.job where held_lsn = %s and hold_until > now()"
+            " and (last_commit_lsn is null or last_commit_lsn < %s::pg_lsn)"
+            " and ((job = %s and epoch = %s) or (job = %s and epoch = %s)) for update) x",
+            (at, at, main, epoch, small, again.epoch),
+        ).fetchone()
+        if held != (2,):
+            raise TransientError(
+                "a stream went on before its tables were handed over", code="NOT_HELD"
+            )
+        control.execute(
+            "delete from prefect_datasync.job_chunk where job = %s"
+            " and (nsp, rel) in (select * from unnest(%s::text[], %s::text[]))",
+            (main, *named),
+        )
+        control.execute(
+            "delete from prefect_datasync.quarantine where job = %s"
+            " and (nsp, rel) in (select * from unnest(%s::text[], %s::text[]))",
+            (main, *named),
+        )
+        control.execute(
+            "update prefect_datasync.quarantine set job = %s where job = %s", (main, small)
+        )
+        control.execute(
+            "update prefect_datasync.job_table t set phase = 'copied', snapshot_lsn = %s, fault = null,"
+            " wish = null, mark = s.mark, filled = true,"
+            " ignored = t.ignored + s.ignored, made = t.made or s.made, relid = s.relid,"
+            " rows_copied = t.rows_copied + s.rows_copied, bytes_copied = t.bytes_copied + s.bytes_copied"
+            " from prefect_datasync.job_table s where t.job = %s and s.job = %s"
+            " and (s.nsp, s.rel) = (t.nsp, t.rel)",
+            (at, main, small),
+        )
+        control.execute(  # rows of merged tables that are gone at the source are gone here, too
+            "delete from prefect_datasync.job_table t using prefect_datasync.job_table s"
+            " where t.job = %s and s.job = %s and t.fault = %s and (t.nsp, t.rel) <> (s.nsp, s.rel)"
+            " and (coalesce(t.to_nsp, t.nsp), coalesce(t.to_rel, t.rel)) = (s.to_nsp, s.to_rel)",
+            (main, small, ledger.DROPPED),
+        )
+        control.execute(
+            "update prefect_datasync.job m set epoch = m.epoch + 1, hold_lsn = null, held_lsn = null,"
+            " hold_until = null, records = m.records + s.records, bytes = m.bytes + s.bytes"
+            " from prefect_datasync.job s where m.job = %s and s.job = %s",
+            (main, small),
+        )
+        control.execute("delete from prefect_datasync.job where job = %s", (small,))

@@ -1,0 +1,200 @@
+"""Copy one unit: COPY out of a snapshot into one target transaction, with its entry in the ledger.
+
+The transaction checks at its end, with the job's row locked, that the epoch is still ours; so rows and
+ledger become visible together, or not at all. The indexes of a table that was made by the job and is
+copied in one piece are built in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import psycopg
+
+from prefect_datasync.engine import faults
+from prefect_datasync.engine.errors import CopyStopped, TransientError
+from prefect_datasync.engine.postgres.cancelling import cancelling
+from prefect_datasync.engine.postgres.catalog import Name, Table, qualified, quote
+from prefect_datasync.engine.postgres.changes.copy_format import column_list
+from prefect_datasync.engine.postgres.charset import give_raw, speak_utf8, take_as
+from prefect_datasync.engine.postgres.definitions.marks import read_marks
+from prefect_datasync.engine.postgres.initial_copy.relay import BINARY, TEXT, Copied, relay
+from prefect_datasync.engine.postgres.job_rows.ledger import fenced
+from prefect_datasync.engine.postgres.lsn import format_lsn
+from prefect_datasync.engine.postgres.quarantine.isolated_copy import IsolatedCopy, Tolerance
+from prefect_datasync.engine.postgres.replica_role import take_replica_role
+from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+from prefect_datasync.engine.snapshot import CopyUnit
+from prefect_datasync.engine.stages import Clocks, Stage
+
+
+def copy_unit(
+    source: Server,
+    target: Server,
+    key: str,
+    epoch: int,
+    unit: CopyUnit,
+    *,
+    table: Table,
+    binary: bool,
+    charset: str | None,
+    after: Sequence[str],
+    stop: Callable[[], object | None],
+    progress: Callable[[int], None],
+    clocks: Clocks,
+    tolerance: Tolerance | None = None,
+) -> Copied:
+    """Copy a unit over connections of its own, which are closed in the end.
+
+    Args:
+        charset: what the text of a source of unknown encoding is in.
+        after: statements to run once the rows are in.
+        stop, progress, clocks: see `relay`.
+        tolerance: keep rows that the target refuses in quarantine.
+
+    Raises:
+        CopyStopped, TransientError, DataError, Fenced: nothing of the unit is in the target.
+    """
+    if stop() is not None:
+        raise CopyStopped("the copy was asked to stop")
+    columns = ", ".join(quote(c.name) for c in table.stored_columns)
+    isolated = tolerance and IsolatedCopy(key, table, unit, tolerance)
+    form = BINARY if (tolerance.binary if tolerance else binary) else TEXT
+    copy_in = f"COPY {table.target_sql}{column_list(columns)} FROM STDIN {form}"
+    where = f"copy of {unit.label}"
+    out = connect(source, f"datasync {key} copy")
+    try:
+        into = connect(target, f"datasync {key} copy")
+        try:
+            with cancelling(stop, out, into), translating(where):
+                out.execute("begin isolation level repeatable read, read only")
+                _import(out, unit.snapshot)
+                faults.reach("snapshot.after_import")
+                refuse_overtaken(out, table.full_name)
+                into.execute("begin")
+                take_replica_role(into)
+                into.execute("set local maintenance_work_mem = '256MB'")
+                give_raw(out)
+                take_as(into, charset)
+                copy_out = _copy_out(table, columns, unit, form)
+                if isolated:
+                    copied = isolated.run(
+                        out, into, copy_out, copy_in, stop=stop, progress=progress
+                    )
+                else:
+                    copied = relay(
+                        out, into, copy_out, copy_in, stop=stop, progress=progress, clocks=clocks
+                    )
+                speak_utf8(out, into)
+                with clocks.on(Stage.BUILD):
+                    for statement in after:
+                        _run(into, statement)
+                mark = read_marks(out, [table.relid]).get(table.relid)
+                _record(into, key, epoch, unit, copied, mark.text if mark else None)
+                if isolated:
+                    isolated.finish(into)
+                faults.reach("copy.before_commit")
+                into.execute("commit")
+                faults.reach("copy.after_commit")
+        finally:
+            into.close()
+    finally:
+        out.close()
+    return copied
+
+
+def _import(connection: Connection, snapshot: str) -> None:
+    try:
+        _run(connection, f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+    except (psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterValue) as exc:
+        raise TransientError(
+            "the snapshot of the copy is gone: the connection that exported it was lost",
+            effect="What is not copied yet is read under a later one",
+            code="SNAPSHOT_LOST",
+        ) from exc
+
+
+def refuse_overtaken(connection: Connection, table: Name) -> None:
+    """Lock a table and make sure that the snapshot in force still shows its rows.
+
+    TRUNCATE and rewriting DDL are not MVCC-safe: to an older snapshot the table looks empty afterwards.
+    A table's row in `pg_class` comes from the snapshot, `pg_relation_filenode` tells of now.
+
+    Raises:
+        TransientError: code SNAPSHOT_OVERTAKEN; a later snapshot is needed.
+    """
+    _refuse_changed(connection, table, "ONLY ", _FILE_STAYS)
+
+
+def refuse_overtaken_parts(connection: Connection, table: Name) -> None:
+    """The same for a partitioned table, of all its partitions; one that came later was not seen either."""
+    _refuse_changed(connection, table, "", _FILES_STAY)
+
+
+def _refuse_changed(connection: Connection, table: Name, only: str, question: str) -> None:
+    connection.execute(f"LOCK TABLE {only}{qualified(*table)} IN ACCESS SHARE MODE".encode())
+    row = connection.execute(question.encode(), table).fetchone()
+    if row != (True,):
+        raise TransientError(
+            f"table {table[0]}.{table[1]} was truncated or rewritten after the snapshot",
+            effect="Its rows are read under a later one",
+            do="nothing: it is repeated",
+            code="SNAPSHOT_OVERTAKEN",
+        )
+
+
+_FILE_STAYS = """
+select c.relfilenode = pg_relation_filenode(c.oid) from pg_class c
+join pg_namespace n on n.oid = c.relnamespace where n.nspname = %s and c.relname = %s"""
+_FILES_STAY = """
+select coalesce(bool_and(coalesce(c.relkind <> 'r' or c.relfilenode = pg_relation_filenode(c.oid), false)),
+                true)
+from pg_class p join pg_namespace n on n.oid = p.relnamespace and n.nspname = %s and p.relname = %s
+cross join lateral pg_partition_tree(p.oid) part left join pg_class c on c.oid = part.relid
+where part.isleaf"""
+
+
+def _copy_out(table: Table, columns: str, unit: CopyUnit, form: str) -> str:
+    conditions = [f"({table.switches.where})"] if table.switches.where else []
+    if unit.chunk is not None:
+        assert table.chunk_key is not None
+        by = quote(table.chunk_key)
+        conditions += [f"{by} >= {unit.low}"] if unit.low is not None else []
+        conditions += [f"{by} < {unit.high}"] if unit.high is not None else []
+    elif not conditions:
+        return f"COPY {table.qualified}{column_list(columns)} TO STDOUT {form}"
+    condition = " AND ".join(conditions) or "true"
+    return f"COPY (SELECT {columns} FROM ONLY {table.qualified} WHERE {condition}) TO STDOUT {form}"
+
+
+def _record(
+    into: Connection, key: str, epoch: int, unit: CopyUnit, copied: Copied, mark: str | None
+) -> None:
+    held = into.execute(
+        "select 1 from prefect_datasync.job where job = %s and epoch = %s for share", (key, epoch)
+    ).fetchone()
+    if held is None:
+        raise fenced(key)
+    values = (format_lsn(unit.snapshot_lsn), copied.rows, copied.bytes, key, unit.schema, unit.name)
+    if unit.chunk is None:
+        into.execute(
+            "update prefect_datasync.job_table set phase = 'copied', filled = true, snapshot_lsn = %s,"
+            " rows_copied = %s, bytes_copied = %s where job = %s and nsp = %s and rel = %s",
+            values,
+        )
+    else:
+        into.execute(
+            "update prefect_datasync.job_chunk set snapshot_lsn = %s, rows_copied = %s,"
+            " bytes_copied = %s where job = %s and nsp = %s and rel = %s and chunk = %s",
+            (*values, unit.chunk),
+        )
+    into.execute(
+        "update prefect_datasync.job_table set mark = coalesce(mark, %s)"
+        " where job = %s and nsp = %s and rel = %s",
+        (mark, key, unit.schema, unit.name),
+    )
+
+
+def _run(connection: Connection, sql: str) -> None:
+    # As bytes and without parameters a % in a name is only a %.
+    connection.execute(sql.encode())

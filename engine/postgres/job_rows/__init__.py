@@ -1,0 +1,1 @@
+"""The job's own rows at the target: what they hold, who holds the job, and what is asked of it."""

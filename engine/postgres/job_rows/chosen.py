@@ -1,0 +1,153 @@
+"""Which tables a job selects by now: as its spec says, or as somebody has said since its instance began.
+
+Whoever changes them writes it into the spec, which later attempts read, and into the job's row at the
+target, from which the attempt at work learns of it within a second.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from prefect_datasync.engine.errors import ActionRefused, ConfigError
+from prefect_datasync.engine.postgres.catalog import Name
+from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows.earlier import reading
+from prefect_datasync.engine.postgres.job_rows.state_schema import has_schema
+from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+from prefect_datasync.engine.spec import SyncSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What was said of a job's tables.
+
+    Attributes:
+        tables, exclude: patterns, in place of the spec's.
+        added: names that were added one by one; such a table is copied also where new ones are ignored.
+        removed: relations that were removed: what the stream still holds of them is passed over.
+    """
+
+    tables: tuple[str, ...]
+    exclude: tuple[str, ...]
+    added: tuple[Name, ...] = ()
+    removed: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, text: str | None, spec: SyncSpec) -> Chosen:
+        """What was written; the spec's own if nothing was."""
+        if text is None:
+            return cls(spec.tables, spec.exclude)
+        told = json.loads(text)
+        added = tuple((schema, name) for schema, name in told["added"])
+        return cls(tuple(told["tables"]), tuple(told["exclude"]), added, tuple(told["removed"]))
+
+    @property
+    def text(self) -> str:
+        """For storing."""
+        return json.dumps(asdict(self))
+
+    def applied(self, spec: SyncSpec) -> SyncSpec:
+        """The spec with these tables."""
+        return spec.model_copy(update={"tables": self.tables, "exclude": self.exclude})
+
+
+def read_text(connection: Connection, key: str) -> str | None:
+    """What was written of a job's tables since its instance began."""
+    with reading("read the job's tables"):
+        row = connection.execute(
+            "select chosen from prefect_datasync.job where job = %s", (key,)
+        ).fetchone()
+    return row[0] if row else None
+
+
+def with_table(old: Chosen, spec: SyncSpec, table: Name, relid: int | None) -> Chosen:
+    """The same and one table more.
+
+    Raises:
+        ConfigError: an exclude pattern stands in the way.
+    """
+    pattern = _pattern(table)
+    exclude = tuple(each for each in old.exclude if each != pattern)
+    removed = tuple(each for each in old.removed if each != relid)
+    new = Chosen(old.tables, exclude, (*old.added, table), removed)
+    if not new.applied(spec).selects(*table):
+        new = Chosen((*old.tables, pattern), exclude, new.added, removed)
+    if not new.applied(spec).selects(*table):
+        raise ConfigError(
+            f"the job excludes {'.'.join(table)} by a pattern", do="change its `exclude` first"
+        )
+    return new
+
+
+def without_table(old: Chosen, spec: SyncSpec, table: Name, relid: int | None) -> Chosen:
+    """The same and one table less.
+
+    Args:
+        relid: None if its relation is followed by another name.
+
+    Raises:
+        ConfigError: nothing would be left.
+    """
+    pattern = _pattern(table)
+    added = tuple(each for each in old.added if each != table)
+    tables = tuple(each for each in old.tables if each != pattern)
+    removed = old.removed if relid is None else (*old.removed, relid)
+    new = Chosen(tables, old.exclude, added, removed)
+    if new.applied(spec).selects(*table):
+        new = Chosen(tables, (*old.exclude, pattern), added, new.removed)
+    if not tables:
+        raise ConfigError("a job without tables is none", do="`datasync delete JOB`")
+    return new
+
+
+def write(
+    target: Server,
+    key: str,
+    chosen: Chosen,
+    table: Name,
+    *,
+    removing: bool,
+    forget: bool = False,
+) -> None:
+    """Tell the attempt that holds the job, if the job has begun.
+
+    Args:
+        forget: take the table out of the ledger at once: it rests, and its relation has another row.
+
+    Raises:
+        ActionRefused: its first copy is not finished, or the table is being copied again.
+    """
+    with connect(target, f"datasync {key} look") as connection:
+        if not has_schema(connection):
+            return
+        with translating("write the job's tables"), connection.transaction():
+            job = connection.execute(
+                "select phase from prefect_datasync.job where job = %s for update", (key,)
+            ).fetchone()
+            if job is None or job == ("done",):
+                return
+            if job != ("streaming",):
+                raise ActionRefused(
+                    "the job does not follow its source yet", do="wait until its copy is finished"
+                )
+            wished = connection.execute(
+                "select 1 from prefect_datasync.job_table where (job, nsp, rel) = (%s, %s, %s)"
+                " and wish is not null",
+                (key, *table),
+            ).fetchone()
+            if removing and wished:
+                raise ActionRefused(
+                    f"{'.'.join(table)} is being copied again", do="wait until it follows"
+                )
+            connection.execute(
+                "update prefect_datasync.job set chosen = %s where job = %s",
+                (chosen.text, key),
+            )
+            if forget:
+                connection.execute(ledger.FORGET, (key, *table, key))
+
+
+def _pattern(table: Name) -> str:
+    """What selects exactly this table."""
+    return ".".join("".join(f"[{c}]" if c in "*?[" else c for c in part) for part in table)

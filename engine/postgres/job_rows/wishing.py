@@ -1,0 +1,75 @@
+"""Wishes for single tables: anybody may write one, and the attempt that holds the job heeds it."""
+
+from __future__ import annotations
+
+from prefect_datasync.engine.errors import ActionRefused, ConfigError
+from prefect_datasync.engine.postgres.catalog import Name, qualified
+from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows.ledger import Phase, TableRow, Wish
+from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+
+
+def request(target: Server, key: str, table: Name, wish: Wish) -> TableRow:
+    """Wish something for a table; the attempt that holds the job heeds it, now or as soon as there is one.
+
+    What is wished for a partitioned table is wished for its partitions; a copy also for what is merged.
+
+    Returns:
+        The table as it was.
+
+    Raises:
+        ConfigError: NO_SUCH_TABLE.
+        ActionRefused: the job's first copy is not finished.
+    """
+    with (
+        connect(target, f"datasync {key} look") as connection,
+        translating("write the wish"),
+        connection.transaction(),
+    ):
+        phase = connection.execute(
+            "select phase from prefect_datasync.job where job = %s for update", (key,)
+        ).fetchone()
+        found = {row.full_name: row for row in ledger.read_tables(connection, key)}
+        if table not in found:
+            raise ConfigError(
+                f"the job has no table {'.'.join(table)[:140]}",
+                do="see `datasync table list JOB`",
+                code="NO_SUCH_TABLE",
+            )
+        if phase != ("streaming",):
+            raise ActionRefused(
+                "the job does not follow its source yet", do="wait until its copy is finished"
+            )
+        row = found[table]
+        if row.phase is Phase.ASIDE and (
+            wish is Wish.PARK or (row.fault or "").startswith(ledger.DROPPED)
+        ):
+            raise ActionRefused(
+                f"{'.'.join(table)} is not followed ({row.fault})",
+                do="see `datasync table list JOB`",
+            )
+        parts = _partitions(connection, key, row) or [table]
+        connection.execute(
+            "update prefect_datasync.job_table set wish = %s,"
+            " phase = case phase when 'aside' then 'parked' else phase end"
+            " where job = %s and (nsp, rel) in (select * from unnest(%s::text[], %s::text[]))",
+            (wish, key, [schema for schema, _ in parts], [name for _, name in parts]),
+        )
+        if wish is Wish.COPY:
+            connection.execute(
+                f"update prefect_datasync.job_table t set wish = 'copy' where {ledger.MERGED_WITH}",
+                ledger.these(key, parts),
+            )
+    return row
+
+
+def _partitions(connection: Connection, key: str, row: TableRow) -> list[Name]:
+    """The job's tables that are the partitions of a partitioned one at the target; only these hold rows."""
+    return connection.execute(
+        "select t.nsp, t.rel from pg_partition_tree(to_regclass(%s)) p"
+        " join pg_class c on c.oid = p.relid join pg_namespace n on n.oid = c.relnamespace"
+        " join prefect_datasync.job_table t on t.job = %s"
+        " and (coalesce(t.to_nsp, t.nsp), coalesce(t.to_rel, t.rel)) = (n.nspname, c.relname)"
+        " where p.isleaf and p.level > 0",
+        (qualified(*row.target), key),
+    ).fetchall()

@@ -1,0 +1,1 @@
+"""Rows that the target refuses: found, kept, offered again."""

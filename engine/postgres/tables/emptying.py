@@ -1,0 +1,92 @@
+"""Empty tables of the target before they are filled: exactly these, whatever inherits from or refers to them.
+
+TRUNCATE reaches children by INHERITS, and is refused where a foreign key of another table refers to the rows.
+Checks that are NOT VALID stand at the source beside rows that violate them: rows that come again would be
+refused, so such checks go with the rows, and come back behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from prefect_datasync.engine.postgres.catalog import Name, qualified, quote
+from prefect_datasync.engine.postgres.session import Connection, translating
+
+
+def empty(connection: Connection, names: Collection[Name]) -> None:
+    """Remove all rows of tables of the target, in the open transaction.
+
+    Raises:
+        CheckFailed: code RIGHT_MISSING, rows of a table are referred to and foreign keys cannot be put aside.
+    """
+    if not names:
+        return
+    with translating("empty tables"):
+        rows = connection.execute(_TABLES, _arrays(names)).fetchall()
+        plain = sorted(_only(*row[:3]) for row in rows if not row[3])
+        referred = sorted(_only(*row[:3]) for row in rows if row[3])
+        if plain:
+            connection.execute(f"truncate {', '.join(plain)}".encode())
+        if referred:  # the rows that refer to them stay, as those come again
+            connection.execute("set local session_replication_role = replica")
+            for table in referred:
+                connection.execute(f"delete from {table}".encode())
+            connection.execute("set local session_replication_role to default")
+
+
+def holds_rows(target: Connection, name: Name) -> bool:
+    """Whether there is a plain table of that name at the target which is not empty."""
+    with translating(f"look into {'.'.join(name)}"):
+        row = target.execute(
+            "select 1 from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+            " where (n.nspname, c.relname) = (%s, %s) and c.relkind = 'r'",
+            name,
+        ).fetchone()
+        if row is None:
+            return False
+        found = target.execute(f"select exists (select from only {qualified(*name)})".encode())
+        return found.fetchone() == (True,)
+
+
+def put_checks_aside(source: Connection, target: Connection, tables: Mapping[Name, Name]) -> None:
+    """Drop checks of tables that the job made which are NOT VALID at both sides; `ddl.after_statements` gives
+    them again.
+
+    Args:
+        tables: names at the target by names at the source.
+    """
+    with translating("look for checks that are not valid"):
+        at_source = source.execute(_UNPROVEN, _arrays(tables)).fetchall()
+        wanted = {(*tables[schema, table], check) for schema, table, check in at_source}
+        found = target.execute(_UNPROVEN, _arrays(set(tables.values()))).fetchall()
+        for schema, table, check in wanted.intersection(found):
+            target.execute(
+                f"alter table {qualified(schema, table)} drop constraint {quote(check)}".encode()
+            )
+
+
+def _arrays(names: Collection[Name]) -> tuple[list[str], list[str]]:
+    return [n[0] for n in names], [n[1] for n in names]
+
+
+def _only(schema: str, table: str, kind: str) -> str:
+    return f"{'only ' if kind == 'r' else ''}{qualified(schema, table)}"
+
+
+_TABLES = """
+with wanted as (
+  select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind::text as kind
+  from unnest(%s::text[], %s::text[]) as w(nsp, rel)
+  join pg_namespace n on n.nspname = w.nsp
+  join pg_class c on c.relnamespace = n.oid and c.relname = w.rel and c.relkind in ('r', 'p'))
+select schema, name, kind, exists (select from pg_constraint k where k.contype = 'f'
+  and k.confrelid = w.oid and k.conrelid not in (select oid from wanted))
+from wanted w"""
+
+_UNPROVEN = """
+select n.nspname::text, c.relname::text, k.conname::text
+from unnest(%s::text[], %s::text[]) as w(nsp, rel)
+join pg_namespace n on n.nspname = w.nsp
+join pg_class c on c.relnamespace = n.oid and c.relname = w.rel
+join pg_constraint k on k.conrelid = c.oid and k.contype in ('c', 'n') and k.coninhcount = 0
+  and not k.convalidated and coalesce((to_jsonb(k) ->> 'conenforced')::bool, true)"""

@@ -1,0 +1,127 @@
+"""Tables that come to the source and go from it while a job follows, and what the job's switches say to each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prefect_datasync.engine.errors import DataError
+from prefect_datasync.engine.postgres.attempt import Attempt
+from prefect_datasync.engine.postgres.catalog import Name, Table, qualified
+from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows.ledger import Phase, TableRow
+from prefect_datasync.engine.postgres.session import Connection, translating
+from prefect_datasync.engine.postgres.tables.emptying import holds_rows
+from prefect_datasync.engine.switches import Policy
+
+OCCUPIED = (
+    "the target's table of that name holds rows that are not the job's;"
+    " `datasync table copy` empties it"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """What the source has beyond the job's tables, and what it has no more."""
+
+    come: list[Table] = field(default_factory=list)  #: to be copied and followed
+    rest: list[Table] = field(default_factory=list)  #: new, and to rest
+    refused: list[Table] = field(default_factory=list)  #: new, and the job is to fail
+    gone: list[TableRow] = field(default_factory=list)
+
+    def refusal(self) -> DataError:
+        """The error for what is refused."""
+        names = ", ".join(sorted(f"{t.schema}.{t.name}" for t in self.refused))
+        return DataError(
+            f"new at the source: {names}",
+            effect="The job stopped, as its switches say (on_new_table)",
+            do="exclude it, or change `on_new_table`; then `datasync retry JOB`",
+            code="NEW_TABLE",
+        )
+
+
+def differences(
+    tables: Iterable[Table],
+    rows: Sequence[TableRow],
+    following: Collection[Name],
+    added: Collection[Name],
+    *,
+    may_copy: bool,
+) -> Differences:
+    """What the source has beyond the ledger's *rows*, also under the name of an earlier table, and what is gone.
+
+    Args:
+        added: names that somebody has asked for, whatever the switches say.
+        may_copy: tables may be copied beside the stream.
+    """
+    found = {t.full_name: t for t in tables}
+    known = {row.full_name: row.relid for row in rows}
+    met = Differences()
+    for name, table in found.items():
+        if known.get(name) == table.relid:
+            continue
+        policy = Policy.APPLY if name in added else table.switches.on_new_table
+        if policy is Policy.FAIL:
+            met.refused.append(table)
+        elif policy is Policy.PAUSE or (name in known and table.switches.keeps):
+            met.rest.append(table)  # a copy would lose the rows that only the target has
+        elif policy is Policy.APPLY and may_copy:
+            met.come.append(table)
+    new = {t.full_name for t in (*met.come, *met.rest, *met.refused)}
+    for row in rows:  # gone is also one whose name has another table now, which is not followed
+        other = row.full_name not in found or found[row.full_name].relid != row.relid
+        if row.full_name in following and row.full_name not in new and other:
+            met.gone.append(row)
+    return met
+
+
+def occupied(
+    target: Connection, goes_to: Mapping[Name, Name], rows: Sequence[TableRow]
+) -> set[Name]:
+    """Those of the tables whose target holds rows that are not the job's, so that no copy may empty it."""
+    known = {row.full_name: row.target for row in rows}
+    filled = {row.target for row in rows if row.filled}
+    found = {name: known.get(name, at) for name, at in goes_to.items()}
+    return {n for n, at in found.items() if at not in filled and holds_rows(target, at)}
+
+
+def take_away(
+    source: Connection, attempt: Attempt, row: TableRow, policy: Policy, *, shared: bool
+) -> tuple[Phase, str]:
+    """Let the target follow a table that is gone from the source; the table's phase from then on, and why.
+
+    Args:
+        shared: the target's table has rows of others, too.
+
+    Raises:
+        DataError: TABLE_DROPPED, as the job's switches say.
+    """
+    name = f"{row.schema}.{row.name}"
+    with translating("look for a dropped table"):
+        there = source.execute("select 1 from pg_class where oid = %s", (row.relid,)).fetchone()
+    if there is not None:  # renamed, moved, detached, unlogged
+        return Phase.PARKED, "the source has it no more as a table that the job selects"
+    if policy is Policy.FAIL:
+        raise DataError(
+            f"table {name} was dropped at the source",
+            effect="The job stopped, as its switches say (on_drop_table)",
+            do="change `on_drop_table`, then `datasync retry JOB`",
+            code="TABLE_DROPPED",
+        )
+    if policy is Policy.PAUSE:
+        return Phase.PARKED, ledger.DROPPED
+    if policy is Policy.IGNORE or not row.made or shared:
+        return Phase.ASIDE, ledger.DROPPED
+    hold = attempt.hold
+    sql = f"drop table if exists {qualified(*row.target)}"
+    try:
+        ledger.follow(hold.connection, hold.key, hold.epoch, {}, sql, {})
+    except DataError as exc:
+        return Phase.PARKED, f"{ledger.DROPPED}, and the target's could not be ({exc.what})"
+    return Phase.ASIDE, f"{ledger.DROPPED}, and at the target"
+
+
+def gone_sentence(row: TableRow, why: str) -> str:
+    """What an operator should know."""
+    kept = "" if why.endswith("at the target") else "; it is kept at the target"
+    return f"{row.schema}.{row.name}: {why}{kept}"

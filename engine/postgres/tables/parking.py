@@ -1,0 +1,345 @@
+"""Tables that rest while the others go on, and what lets one rest: its own fault, its shape, or a wish."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from prefect_datasync.engine.errors import CheckFailed, DataError, SchemaChanged, TransientError
+from prefect_datasync.engine.postgres import slot
+from prefect_datasync.engine.postgres.attempt import Attempt
+from prefect_datasync.engine.postgres.catalog import Name, Table
+from prefect_datasync.engine.postgres.definitions.marks import Mark
+from prefect_datasync.engine.postgres.job_rows import chosen, ledger
+from prefect_datasync.engine.postgres.job_rows.chosen import Chosen
+from prefect_datasync.engine.postgres.job_rows.hold import Hold
+from prefect_datasync.engine.postgres.job_rows.ledger import Phase, TableRow, Wish
+from prefect_datasync.engine.postgres.session import Connection, connect, translating
+from prefect_datasync.engine.postgres.tables import new_and_gone, publication, publishing
+from prefect_datasync.engine.postgres.tables.new_and_gone import Differences
+from prefect_datasync.engine.postgres.tables.published import listed, narrows
+from prefect_datasync.engine.postgres.tables.synced import synced_tables
+from prefect_datasync.engine.spec import ExistingRows, OnTableFault, SyncSpec
+from prefect_datasync.engine.switches import Policy, Switches
+
+_NEW = "it is new at the source"
+_KEYLESS = (
+    "it has no usable key at the source; the job publishes no such tables yet: restart the job"
+)
+
+
+class TablesChanged(TransientError):
+    """The stream begins anew with other tables than before."""
+
+    code = "TABLES_CHANGED"
+
+
+def may_rest(spec: SyncSpec, fault: DataError) -> bool:
+    """Whether a fault stops only its tables."""
+    if not fault.relids:
+        return False
+    if isinstance(fault, SchemaChanged):
+        return fault.policy != Policy.FAIL
+    return spec.on_table_fault is OnTableFault.PARK
+
+
+def may_copy_again(spec: SyncSpec) -> bool:
+    """Whether all rows of the target's tables are the job's, so that it may empty one."""
+    return spec.mode.copies and spec.existing_rows is not ExistingRows.APPEND
+
+
+def tidy(source: Connection, hold: Hold) -> None:
+    """Drop slot and publication of a small job that was handed over by a process that died then.
+
+    Only before this attempt copies tables again itself.
+    """
+    small = ledger.again_key(hold.key)
+    with translating("look for tables that were copied again"):
+        row = hold.connection.execute(
+            "select exists (select from prefect_datasync.job where job = %s)", (small,)
+        ).fetchone()
+        left = slot.slots_of(source, small)
+    if left and row == (False,):
+        for name in left:
+            slot.drop_slot(source, name)
+        publication.drop(source, small)
+
+
+class Parking:
+    """The tables of one attempt's stream."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._rows: tuple[TableRow, ...] = ()
+        self._switches: dict[int, Switches] = {}  # as of the last look at the source
+        self.chosen: str | None = None  #: what was said of the job's tables, as written
+        self._chosen = Chosen.of(None, attempt.spec)
+        self.spec = attempt.spec  #: with the tables that are chosen by now
+
+    @property
+    def following(self) -> tuple[TableRow, ...]:
+        """Those whose changes are applied."""
+        return tuple(r for r in self._rows if r.phase not in (Phase.PARKED, Phase.ASIDE))
+
+    @property
+    def passed_over(self) -> frozenset[int]:
+        """Relations whose changes are not applied; one that was renamed follows under its new name."""
+        following = {r.relid for r in self.following}
+        resting = frozenset(r.relid for r in self._rows) | frozenset(self._chosen.removed)
+        return resting - following
+
+    @property
+    def parked(self) -> tuple[TableRow, ...]:
+        """Those that rest; from any thread."""
+        return tuple(row for row in self._rows if row.phase is Phase.PARKED)
+
+    def read(self) -> tuple[TableRow, ...]:
+        """Read the ledger; what somebody wished to rest does so from now on."""
+        hold = self._attempt.hold
+        self.chosen = chosen.read_text(hold.connection, hold.key)
+        self._chosen = Chosen.of(self.chosen, self._attempt.spec)
+        self.spec = self._chosen.applied(self._attempt.spec)
+        known = {row.relid: row.mark for row in self._rows}
+        self._rows = tuple(
+            replace(row, mark=_newer(row.mark, known.get(row.relid)))
+            for row in ledger.read_tables(hold.connection, hold.key)
+        )
+        wished = [row for row in self._rows if row.wish and row.phase is Phase.COPIED]
+        for row in wished:
+            self._rest(
+                {row.full_name: "parked on request"},
+                {row.full_name: row.relid},
+                Wish.COPY if row.wish is Wish.COPY else None,
+            )
+        return self._rows
+
+    def differ(self, source: Connection, tables: Iterable[Table]) -> bool:
+        """Whether the source has tables that the ledger does not know, lacks some that follow, or publishes
+        some otherwise than they need it."""
+        all_of_them = tuple(tables)
+        found = self._differences(all_of_them)
+        met = found.come or found.rest or found.refused or found.gone
+        return bool(met) or self._astray(source, all_of_them).any
+
+    def meet(self, source: Connection, tables: Sequence[Table]) -> None:
+        """Publish tables that came later than the job, and have them copied; note those that are gone.
+
+        Raises:
+            DataError: NEW_TABLE or TABLE_DROPPED, as the job's switches say.
+        """
+        attempt = self._attempt
+        self._switches |= {t.relid: t.switches for t in tables}
+        found = self._differences(tables)
+        if found.refused:
+            raise found.refusal()
+        if new := [*found.come, *found.rest]:
+            relids = {t.full_name: t.relid for t in new}
+            targets = {t.full_name: t.target for t in new}
+            planned = publication.plan(attempt.key, tables, attempt.spec.keyless, narrows(source))
+            left = publication.extend(source, planned, publishing.named_by(tables, relids))
+            recorded = publication.names(attempt.hold.row.publications)
+            attempt.hold.set("publications = %s", publication.fingerprint(source, recorded))
+            cannot = {t.full_name for t in left}
+            come = [t.full_name for t in found.come if t.full_name not in cannot]
+            rest = [t.full_name for t in found.rest if t.full_name not in cannot]
+            self._rest(dict.fromkeys(come, _NEW), relids, Wish.COPY, targets)
+            self._rest(dict.fromkeys(rest, _NEW), relids, None, targets)
+            self._rest(dict.fromkeys(cannot, _KEYLESS), relids, None, targets)
+            attempt.say(
+                f"new at the source: {', '.join(sorted('.'.join(name) for name in relids))}"
+            )
+        for row in found.gone:
+            switches = self._switches.get(row.relid)
+            if switches is None:
+                switches = attempt.spec.switches_of(row.full_name).switches
+            shared = any(r.target == row.target and r.relid != row.relid for r in self._rows)
+            policy = switches.on_drop_table
+            phase, why = new_and_gone.take_away(source, attempt, row, policy, shared=shared)
+            self._rest({row.full_name: why}, {row.full_name: row.relid}, None, phase=phase)
+            attempt.say(new_and_gone.gone_sentence(row, why))
+        self._publish(source, tables)
+
+    def publish_as_they_are(self, source: Connection, tables: Sequence[Table]) -> None:
+        """Publish the columns that resting tables have now: a copy of them begins with these."""
+        attempt, resting = self._attempt, self.passed_over
+        if not any(listed(t) and t.relid in resting for t in tables):
+            return
+        planned = publication.plan(attempt.key, tables, attempt.spec.keyless, narrows(source))
+        publication.relist(source, planned, resting)
+        recorded = publication.names(attempt.hold.row.publications)
+        now = publication.fingerprint(source, recorded)
+        if now != attempt.hold.row.publications:
+            attempt.hold.set("publications = %s", now)
+
+    def _astray(self, source: Connection, tables: Iterable[Table]) -> publishing.Astray:
+        names = publication.names(self._attempt.hold.row.publications)
+        known = {row.relid for row in self._rows}
+        ours = [t for t in tables if t.relid in known]
+        follow = {row.relid for row in self.following}
+        return publishing.astray(source, names, ours, follow, self._attempt.spec.keyless)
+
+    def _publish(self, source: Connection, tables: Sequence[Table]) -> None:
+        """Let tables rest that are not published as they need it, then publish them so.
+
+        Raises:
+            SchemaChanged: code NOT_PUBLISHED, when the job shall fail then.
+        """
+        attempt, spec = self._attempt, self._attempt.spec
+        found = self._astray(source, tables)
+        if not found.any:
+            return
+        why = found.unseen | found.harmed
+        by_name = {t.full_name: t for t in tables}
+        relids = {name: t.relid for name, t in by_name.items()}
+        names = ", ".join(sorted(".".join(name) for name in why))
+        planned = publication.plan(attempt.key, tables, spec.keyless, narrows(source))
+        published = publication.names(attempt.hold.row.publications)
+        policies = {name: by_name[name].switches.on_change_type for name in why}
+        # At rest first: whatever breaks off after this, what was not sent is not taken for applied.
+        for name, reason in found.unseen.items():
+            again = policies[name] is Policy.APPLY and may_copy_again(spec)
+            again = again and not by_name[name].switches.keeps
+            self._rest({name: reason}, relids, Wish.COPY if again else None)
+        self._rest(found.harmed, relids, None)
+        hold = attempt.hold
+        gone = publishing.named_by(tables, found.harmed)
+        hold.set("publications = %s", publication.without(hold.row.publications, gone))
+        publishing.withdraw(source, published, planned, tables, found.harmed)
+        left = publication.extend(source, planned, publishing.named_by(tables, found.unseen))
+        hold.set("publications = %s", publication.fingerprint(source, published))
+        self._rest({t.full_name: _KEYLESS for t in left}, relids, None)
+        if Policy.FAIL in policies.values():
+            fault = SchemaChanged(
+                "; ".join(f"{'.'.join(name)}: {reason}" for name, reason in sorted(why.items())),
+                effect="The job stopped",
+                do=f"`datasync table copy JOB {names}` once the cause is cured, then"
+                " `datasync retry JOB`",
+                code="NOT_PUBLISHED",
+            )
+            raise fault.under(Policy.FAIL)
+        for name, reason in sorted(why.items()):
+            attempt.say(f"TABLE_PARKED: {'.'.join(name)} rests, the other tables go on: {reason}.")
+
+    def leave(self, source: Connection) -> None:
+        """Let go of tables that were removed from the job; the target keeps their rows."""
+        hold = self._attempt.hold
+        removed = frozenset(self._chosen.removed)
+        rows = [row for row in self._rows if row.relid in removed]
+        if not rows:
+            return
+        # first what is expected to be published: a publication with more than that does no harm
+        recorded = publication.without(hold.row.publications, removed)
+        hold.set("publications = %s", recorded)
+        try:
+            publishing.let_go(source, publication.names(recorded), removed)
+        except CheckFailed as exc:
+            self._attempt.say(f"{exc} The changes of the removed tables are passed over.")
+        ledger.forget(hold.connection, hold.key, hold.epoch, [row.full_name for row in rows])
+        self._rows = ledger.read_tables(hold.connection, hold.key)
+        names = ", ".join(sorted(".".join(row.full_name) for row in rows))
+        self._attempt.say(f"removed from the job, kept at the target: {names}")
+
+    def remember(self, marks: Mapping[Name, str]) -> None:
+        """Go on with other marks; they are in the ledger already, or need not be."""
+        self._rows = tuple(
+            replace(row, mark=marks.get(row.full_name, row.mark)) for row in self._rows
+        )
+
+    def _differences(self, tables: Iterable[Table]) -> Differences:
+        """Tables that are new, also under the name of an earlier one, and those that are gone."""
+        if ledger.is_again(self._attempt.key):  # its tables are the job's, which looks after them
+            return Differences()
+        return new_and_gone.differences(
+            tables,
+            self._rows,
+            {row.full_name for row in self.following},
+            self._chosen.added,
+            may_copy=may_copy_again(self._attempt.spec),
+        )
+
+    def take(self, fault: DataError) -> None:
+        """Let the tables of a fault rest.
+
+        Raises:
+            DataError: the fault, when a table cannot be named or fails the job.
+        """
+        attempt = self._attempt
+        named: dict[Name, int] = {
+            row.full_name: row.relid for row in self.following if row.relid in fault.relids
+        }
+        policies: dict[Name, Policy] = {}
+        targets: dict[Name, Name] = {}
+        if len(named) < len(fault.relids):  # one that came later than the job
+            with (
+                connect(attempt.source, attempt.application("check")) as source,
+                translating("look for a new table"),
+            ):
+                tables = synced_tables(source, self.spec, {})
+            new = [t for t in tables if t.relid in fault.relids and t.full_name not in named]
+            named |= {t.full_name: t.relid for t in new}
+            policies = {t.full_name: t.switches.on_new_table for t in new}
+            targets = {t.full_name: t.target for t in tables}
+        if not named or Policy.FAIL in policies.values():
+            raise fault
+        for name, relid in named.items():
+            self._take(fault, name, relid, policies.get(name), targets)
+
+    def _take(
+        self,
+        fault: DataError,
+        name: Name,
+        relid: int,
+        new: Policy | None,
+        targets: Mapping[Name, Name],
+    ) -> None:
+        """Let one table rest; *new* is what the switches say to it, if it came later than the job."""
+        attempt, dotted = self._attempt, ".".join(name)
+        if new is Policy.IGNORE:
+            self._rest({name: _NEW}, {name: relid}, None, targets, phase=Phase.ASIDE)
+            attempt.say(f"new at the source, and not followed as the job's switches say: {dotted}")
+            return
+        switches = self._switches.get(relid)
+        again = (
+            isinstance(fault, SchemaChanged)
+            and Policy.APPLY in (new or fault.policy,)
+            and may_copy_again(attempt.spec)
+            and not (switches is not None and switches.keeps)
+        )
+        self._rest({name: str(fault)}, {name: relid}, Wish.COPY if again else None, targets)
+        then = "it is copied again" if again else f"`datasync table copy JOB {dotted}` copies it"
+        if switches is not None and switches.keeps:
+            then += " and loses the rows that only the target has"
+        attempt.say(f"{fault} TABLE_PARKED: {dotted} rests, the other tables go on; {then}.")
+
+    def _rest(
+        self,
+        faults: dict[Name, str],
+        relids: dict[Name, int],
+        wish: Wish | None,
+        targets: Mapping[Name, Name] | None = None,
+        *,
+        phase: Phase = Phase.PARKED,
+    ) -> None:
+        hold = self._attempt.hold
+        added, spec = self._chosen.added, self._attempt.spec
+        if wish is Wish.COPY and spec.existing_rows is not ExistingRows.TRUNCATE:
+            goes_to = {
+                name: (targets or {}).get(name, name) for name in faults if name not in added
+            }
+            theirs = new_and_gone.occupied(hold.connection, goes_to, self._rows)
+            if theirs:
+                self._rest(dict.fromkeys(theirs, new_and_gone.OCCUPIED), relids, None, targets)
+            faults = {name: why for name, why in faults.items() if name not in theirs}
+        ledger.park(
+            hold.connection, hold.key, hold.epoch, faults,
+            relids=relids, targets=targets or {}, wish=wish, phase=phase,
+        )  # fmt: skip
+        self._rows = ledger.read_tables(hold.connection, hold.key)
+
+
+def _newer(stored: str | None, seen: str | None) -> str | None:
+    """The mark to go on with: a new file that was seen without any other change counts."""
+    if stored is None or seen is None:
+        return stored
+    old, new = Mark.of(stored), Mark.of(seen)
+    return stored if old.entries != new.entries or old.moved(new) else seen

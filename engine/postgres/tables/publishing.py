@@ -1,0 +1,144 @@
+"""Whether every table that follows is still published as its rows need it, since DDL changes that unasked.
+
+A partition that was detached is published no more. A table that has lost its key makes the source refuse its
+own UPDATEs as long as they are published. One that has got a key is published with its inserts only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from prefect_datasync.engine.postgres.catalog import Identity, Name, Table, qualified, quote
+from prefect_datasync.engine.postgres.session import Connection, translating
+from prefect_datasync.engine.postgres.tables import publication
+from prefect_datasync.engine.postgres.tables.publication import ALL_CHANGES, Publication
+from prefect_datasync.engine.postgres.tables.published import describe
+from prefect_datasync.engine.spec import Keyless
+
+
+@dataclass(frozen=True, slots=True)
+class Astray:
+    """Tables that are not published as they should be, with the reason."""
+
+    unseen: dict[Name, str]  #: some of their changes are not sent
+    harmed: dict[Name, str]  #: the source refuses updates of them because of us
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return bool(self.unseen or self.harmed)
+
+
+def astray(
+    connection: Connection,
+    published: Sequence[str],
+    tables: Iterable[Table],
+    following: Collection[int],
+    keyless: Keyless,
+) -> Astray:
+    """Compare what the publications send with what the job's tables need.
+
+    Args:
+        published: the names of the job's publications.
+        following: relations of the tables that do not rest: only these need to be seen.
+    """
+    with translating("look at what is published"):
+        rows = connection.execute(_PUBLISHED, (list(published),)).fetchall()
+    sent: dict[Name, bool] = {(schema, name): updates for schema, name, updates in rows}
+    found = Astray({}, {})
+    for table in tables:
+        updates = sent.get(table.full_name)
+        if table.kind != "r":
+            continue
+        if table.identity is Identity.NONE:
+            if updates:
+                found.harmed[table.full_name] = (
+                    "it has lost its key at the source: its updates and deletes cannot be followed,"
+                    " and are published no more"
+                )
+            elif updates is None and keyless is Keyless.INSERT_ONLY and table.relid in following:
+                found.unseen[table.full_name] = _UNSEEN
+        elif table.relid not in following:
+            continue
+        elif updates is None:
+            found.unseen[table.full_name] = _UNSEEN
+        elif not updates:
+            found.unseen[table.full_name] = "it has a key at the source now, and is followed by it"
+    return found
+
+
+def named_by(tables: Sequence[Table], names: Collection[Name]) -> set[int]:
+    """The relations that may stand in a publication for some tables: themselves, or their topmost table."""
+    top = publication.roots(tables)
+    ours = [t for t in tables if t.full_name in names]
+    return {t.relid for t in ours} | {top[t.relid].relid for t in ours}
+
+
+def withdraw(
+    connection: Connection,
+    published: Sequence[str],
+    planned: Sequence[Publication],
+    tables: Sequence[Table],
+    names: Collection[Name],
+) -> None:
+    """Publish no updates of some tables any more; partitions beside them stay published, without a gap.
+
+    Args:
+        planned: the publications as they should be.
+        tables: all of the job's tables, partitioned ones too.
+        names: of those that make the source refuse updates.
+    """
+    harmful = named_by(tables, names)
+    wanted = {p.name: p for p in planned if p.publish == ALL_CHANGES}
+    with translating("publish updates no more"), connection.transaction():
+        rows = connection.execute(_MEMBERS, (list(published),)).fetchall()
+        for name in sorted({row[0] for row in rows}):
+            members = {(schema, table) for pub, schema, table in rows if pub == name}
+            gone = [t for t in tables if t.relid in harmful and t.full_name in members]
+            if not gone:
+                continue
+            if name in wanted:
+                publication.add(
+                    connection,
+                    wanted[name],
+                    [t for t in wanted[name].tables if t.full_name not in members],
+                )
+            listed = ", ".join(t.qualified for t in gone)
+            connection.execute(f"ALTER PUBLICATION {quote(name)} DROP TABLE {listed}".encode())
+
+
+def let_go(connection: Connection, names: Sequence[str], relids: Collection[int]) -> None:
+    """Publish tables no longer, as far as they still are; by their own names, not as partitions of others.
+
+    Raises:
+        CheckFailed: RIGHT_MISSING, the publication is another role's.
+    """
+    for name in names:
+        there = describe(connection, name)
+        left = sorted(set(there.relids if there else ()) & set(relids))
+        with translating(f"take tables out of publication {name}"):
+            tables = connection.execute(
+                "select n.nspname::text, c.relname::text from pg_class c"
+                " join pg_namespace n on n.oid = c.relnamespace where c.oid = any(%s::oid[])",
+                (left,),
+            ).fetchall()
+            for table in tables:
+                sql = f"ALTER PUBLICATION {quote(name)} DROP TABLE {qualified(*table)}"
+                connection.execute(sql.encode())
+
+
+_UNSEEN = (
+    "its changes were published no more: it is not a partition any longer, or somebody took it out"
+)
+
+_PUBLISHED = """
+select t.schemaname::text, t.tablename::text, bool_or(p.pubupdate and p.pubdelete)
+from pg_publication_tables t join pg_publication p on p.pubname = t.pubname
+where t.pubname = any(%s) group by 1, 2"""
+
+_MEMBERS = """
+select p.pubname::text, n.nspname::text, c.relname::text
+from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
+join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
+where p.pubname = any(%s) and p.pubupdate"""

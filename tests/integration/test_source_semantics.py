@@ -1,0 +1,371 @@
+"""What the source's server and its administrators do to a job under way: #1 to #21."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from attempts import KEY, Attempt, execute, running
+from own_servers import OwnServer, own_servers
+from table_life import following, until
+
+from prefect_datasync.engine.errors import SlotLost, StateError
+from prefect_datasync.engine.postgres import slot
+from prefect_datasync.engine.postgres.changes.pull import Pull
+from prefect_datasync.engine.postgres.changes.walsender import Walsender
+from prefect_datasync.engine.postgres.initial_copy import copying_again
+from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows.ledger import Phase
+from prefect_datasync.engine.postgres.job_rows.wishing import request
+from prefect_datasync.engine.postgres.session import PINNED_SINCE, Server, connect
+from prefect_datasync.engine.postgres.tables import table_watch
+from prefect_datasync.engine.spec import SyncSpec
+
+SPEC = SyncSpec(tables=("public.*",))
+SLOT = "datasync_job_00000000_1"
+ROWS = "datasync_job_00000000_rows"
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[OwnServer]:
+    with own_servers("source", max_prepared_transactions=5) as (server,):
+        yield server
+
+
+def fresh(own: OwnServer, *statements: str) -> Server:
+    execute(
+        own.server,
+        "drop schema if exists public cascade",
+        "create schema public",
+        "create table t (id int primary key, x text)",
+        "insert into t values (1, 'a')",
+        *statements,
+    )
+    return own.server
+
+
+def rows(server: Server, query: str) -> list[tuple[object, ...]]:
+    with connect(server, "look") as look:
+        return look.execute(query.encode()).fetchall()
+
+
+def ends_equal(attempt: Attempt) -> None:
+    report = attempt.verify()
+    assert report.equal, "\n".join(attempt.said)
+    assert not any("PARKED" in sentence for sentence in attempt.said), attempt.said
+
+
+def says(attempt: Attempt, words: str, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not any(words in sentence for sentence in attempt.said):
+        assert attempt.error is None, attempt.error
+        assert time.monotonic() < end, attempt.said
+        time.sleep(0.05)
+
+
+def test_a_commit_is_in_a_snapshot_or_in_the_stream_behind_it_and_never_in_both(
+    source: Server,
+) -> None:
+    """By `commit_lsn < consistent point`, under six writers, also for a second slot's snapshot (#1, #6)."""
+    execute(
+        source,
+        "create table w (id bigint generated always as identity primary key)",
+        "create publication boundary for table w",
+    )
+
+    def make(name: str, *, temporary: bool) -> slot.ExportedSnapshot:
+        return slot.create_slot(
+            source, "test", name, temporary=temporary, timeout_s=20, stop=lambda: None, say=print
+        )
+
+    def write() -> None:
+        with connect(source, "application") as writer:
+            while not end.is_set():
+                writer.execute("insert into public.w default values")
+
+    end = threading.Event()
+    make("boundary_main", temporary=False).close()
+    writers = [threading.Thread(target=write) for _ in range(6)]
+    for writer in writers:
+        writer.start()
+    seen: list[tuple[int, set[int]]] = []
+    try:
+        for number in range(8):
+            snapshot = make(f"boundary_{number}", temporary=True)
+            with connect(source, "test") as importer:
+                importer.execute("begin isolation level repeatable read, read only")
+                importer.execute(f"set transaction snapshot '{snapshot.name}'".encode())
+                seen.append(
+                    (snapshot.lsn, {r[0] for r in importer.execute("select id from public.w")})
+                )
+            snapshot.close()
+    finally:
+        end.set()
+        for writer in writers:
+            writer.join()
+    pull = Pull(source, "test", "boundary_main", ("boundary",), True)
+    commits: dict[int, int] = {}
+    while not pull.caught_up:
+        for change in pull.receive(0):
+            if hasattr(change, "commit_time_us") and hasattr(change, "xid"):
+                commit_lsn = change.commit_lsn
+            for row in getattr(change, "rows", None) or (
+                [change.row] if hasattr(change, "row") else []
+            ):
+                commits[int.from_bytes(row[0][4:])] = commit_lsn
+    pull.close()
+    assert len(commits) > 50
+    for lsn, visible in seen:
+        assert visible == {id_ for id_, commit_lsn in commits.items() if commit_lsn < lsn}
+
+
+def test_no_timeout_of_the_source_ends_a_session_or_an_exported_snapshot(source: Server) -> None:
+    with psycopg.connect(
+        host=source.host, port=source.port, dbname=source.dbname, user=source.user,
+        password=source.password, autocommit=True,
+    ) as administrator:  # fmt: skip
+        for name in (
+            "statement_timeout",
+            "lock_timeout",
+            "idle_in_transaction_session_timeout",
+            *PINNED_SINCE.values(),
+        ):
+            administrator.execute(
+                f"alter database \"{source.dbname}\" set {name} = '300ms'".encode()
+            )
+    snapshot = slot.create_slot(
+        source, "test", "patient", temporary=True, timeout_s=20, stop=lambda: None, say=print
+    )
+    time.sleep(1)
+    with connect(source, "test") as importer:
+        importer.execute("begin isolation level repeatable read, read only")
+        importer.execute(f"set transaction snapshot '{snapshot.name}'".encode())
+        snapshot.close()
+        time.sleep(0.5)
+        assert importer.execute("select pg_sleep(0.5) is null").fetchone() == (False,)
+
+
+def test_a_publication_that_is_made_anew_is_noticed_while_the_job_runs(
+    source: Server, target: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL 18 sends nothing meanwhile and says so in its own log only (#4)."""
+    monkeypatch.setattr(table_watch, "PUBLICATION_S", 0.5)
+    execute(source, "create table t (id int primary key)")
+    attempt = Attempt(source, target, SPEC, "one")
+    attempt.start()
+    following(attempt)
+    execute(
+        source,
+        f"drop publication {ROWS}",
+        "insert into t values (1)",
+        f"create publication {ROWS} for table t",
+    )
+    with pytest.raises(StateError, match="PUBLICATION_CHANGED"):
+        attempt.wait(30)
+
+
+def test_a_row_filter_that_somebody_adds_is_noticed(
+    source: Server, target: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_watch, "PUBLICATION_S", 0.5)
+    execute(source, "create table t (id int primary key)")
+    attempt = Attempt(source, target, SPEC, "one")
+    attempt.start()
+    following(attempt)
+    execute(source, f"alter publication {ROWS} set table t where (id > 5)")
+    with pytest.raises(StateError, match="PUBLICATION_CHANGED"):
+        attempt.wait(30)
+
+
+def test_prepared_transactions_come_at_their_commit_also_over_a_pause(
+    own: OwnServer, target: Server
+) -> None:
+    source = fresh(own)
+    with running(source, target, SPEC) as attempt:
+        following(attempt)
+        execute(
+            source,
+            "begin; insert into t values (10, 'kept'); prepare transaction 'kept'",
+            "begin; insert into t values (11, 'gone'); prepare transaction 'gone'",
+            "insert into t values (12, 'meanwhile')",
+        )
+        end = time.monotonic() + 20
+        while rows(target, "select max(id) from public.t") != [(12,)]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert rows(target, "select count(*) from public.t") == [(2,)]
+    execute(source, "commit prepared 'kept'", "rollback prepared 'gone'")
+    with running(source, target, SPEC) as attempt:
+        ends_equal(attempt)
+        assert rows(target, "select id from public.t order by id") == [(1,), (10,), (12,)]
+    execute(
+        source,
+        f"select pg_drop_replication_slot('{SLOT}')",
+        f"select pg_create_logical_replication_slot('{SLOT}', 'pgoutput', false, true)",
+    )
+    attempt = Attempt(source, target, SPEC, "one")
+    attempt.start()
+    with pytest.raises(StateError, match=r"SLOT_FOREIGN.*two_phase True"):
+        attempt.wait(20)
+    execute(source, f"select pg_drop_replication_slot('{SLOT}')")
+
+
+def test_a_reader_that_has_not_let_the_slot_go_is_waited_for(
+    source: Server, target: Server
+) -> None:
+    execute(source, "create table t (id int primary key)")
+    with running(source, target, SPEC) as attempt:
+        ends_equal(attempt)
+    position = rows(
+        source,
+        f"select confirmed_flush_lsn - '0/0' from pg_replication_slots where slot_name = '{SLOT}'",
+    )[0][0]
+    other = Walsender(source, "datasync gone stream", SLOT, (ROWS,), int(str(position)), True)
+    execute(source, "insert into t values (1)")
+    with running(source, target, SPEC) as attempt:
+        says(attempt, "SLOT_IN_USE")
+        assert rows(target, "select count(*) from public.t") == [(0,)]
+        other.close()
+        ends_equal(attempt)
+
+
+def test_a_table_that_loses_its_key_soon_takes_no_update_away_from_the_application(
+    source: Server, target: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a partition, whose table is published for it; the others stay exact (#24)."""
+    monkeypatch.setattr(table_watch, "PUBLICATION_S", 0.5)
+    monkeypatch.setattr(copying_again, "AGAIN_S", 0.5)
+    execute(
+        source,
+        "create table t (id int primary key, x text)",
+        "create table u (id int not null, x text)",
+        "create table v (id int primary key, x text)",
+        "insert into v values (1, 'a')",
+        "create unique index named on u (id)",
+        "alter table u replica identity using index named",
+        "create table p (id int primary key, x text) partition by range (id)",
+        "create table p1 partition of p for values from (0) to (100)",
+        "create table p2 partition of p for values from (100) to (200)",
+        "insert into t values (1, 'a')",
+        "insert into u values (1, 'a')",
+        "insert into p values (1, 'a'), (101, 'a')",
+    )
+    with running(source, target, SPEC) as attempt:
+        following(attempt)
+        ends_equal(attempt)
+        request(target, KEY, ("public", "v"), ledger.Wish.PARK)
+        until(attempt, "v", Phase.PARKED)
+        execute(
+            source,
+            "drop index named",
+            "alter table p1 replica identity nothing",
+            "alter table v drop constraint v_pkey",
+        )
+        end = time.monotonic() + 30
+        for name in ("u", "p1", "v"):
+            while "lost its key" not in str(until(attempt, name, Phase.PARKED).fault):
+                assert time.monotonic() < end
+        execute(
+            source,
+            "update v set x = 'b'",
+            "update u set x = 'b'",
+            "update p set x = 'b'",
+            "update t set x = 'b'",
+            "delete from u where id = 5",
+        )
+        report = attempt.verify()
+        assert {t.name: t.equal for t in report.tables if t.name in ("t", "p2")} == {
+            "t": True,
+            "p2": True,
+        }
+        # a key, and the table follows whole again
+        execute(
+            source,
+            "alter table u add primary key (id)",
+            "alter table u replica identity default",
+            "alter table p1 replica identity default",
+            "alter table v add primary key (id)",
+        )
+        for name in ("u", "p1", "v"):
+            request(target, KEY, ("public", name), ledger.Wish.COPY)
+        for name in ("u", "p1", "v"):
+            until(attempt, name, Phase.COPIED)
+        execute(
+            source,
+            *(f"update {name} set x = 'c'" for name in ("u", "p", "v")),
+            "insert into u values (9, 'c')",
+        )
+        report = attempt.verify()
+        assert report.equal, "\n".join(attempt.said)
+    with running(source, target, SPEC) as attempt:
+        ends_equal(attempt)
+
+
+def test_row_security_that_comes_later_never_hides_a_row_from_a_copy(
+    source: Server,
+    target: Server,
+    weak_role: Callable[[Server], Server],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The preflight refuses it at a start; a copy that is made later ends with an error (#40)."""
+    monkeypatch.setattr(copying_again, "AGAIN_S", 0.5)
+    execute(
+        source,
+        "create table t (id int primary key, owner text)",
+        "insert into t values (1, 'me'), (2, 'other')",
+    )
+    role = weak_role(source)
+    execute(
+        source,
+        f'alter role "{role.user}" replication',
+        f'grant create on database "{source.dbname}" to "{role.user}"',
+        f'alter table t owner to "{role.user}"',
+    )
+    with running(role, target, SPEC) as attempt:
+        following(attempt)
+        ends_equal(attempt)
+        execute(
+            source,
+            "alter table t enable row level security",
+            "alter table t force row level security",
+            "create policy mine on t using (owner = 'me')",
+        )
+        request(target, KEY, ("public", "t"), ledger.Wish.PARK)
+        until(attempt, "t", Phase.PARKED)
+        request(target, KEY, ("public", "t"), ledger.Wish.COPY)
+        row = until(attempt, "t", Phase.PARKED)
+        assert "row-level security" in str(row.fault)
+        execute(source, f'alter role "{role.user}" bypassrls')
+        request(target, KEY, ("public", "t"), ledger.Wish.COPY)
+        until(attempt, "t", Phase.COPIED)
+        assert rows(target, "select count(*) from public.t") == [(2,)]
+
+
+def test_a_slot_that_is_invalidated_under_the_job_is_named(own: OwnServer, target: Server) -> None:
+    source = fresh(own, "create table noise (x text)")
+    execute(source, "alter system set max_slot_wal_keep_size = '32MB'", "select pg_reload_conf()")
+    try:
+        attempt = Attempt(source, target, SyncSpec(tables=("public.t",)), "one")
+        attempt.start()
+        following(attempt)
+        with connect(target, "application") as blocker:
+            blocker.execute("begin; lock table public.t in access exclusive mode")
+            execute(source, "insert into t values (2, 'b')")
+            end = time.monotonic() + 60
+            lost = f"select 1 from pg_replication_slots where slot_name = '{SLOT}' and wal_status = 'lost'"
+            while not rows(source, lost):
+                assert time.monotonic() < end
+                execute(
+                    source,
+                    "insert into noise select repeat(md5(g::text), 30) from generate_series(1, 8000) g",
+                    "checkpoint",
+                )
+            blocker.execute("rollback")
+        with pytest.raises(SlotLost, match="SLOT_LOST.*restart"):
+            attempt.wait(60)
+    finally:
+        execute(source, "alter system reset max_slot_wal_keep_size", "select pg_reload_conf()")
+        execute(source, f"select pg_drop_replication_slot('{SLOT}')")
