@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.events import emit_event
@@ -55,9 +56,9 @@ def emit_metrics(job: str, instance: str, sample: Sample) -> None:
     emit_event(METRICS, resource=resource(job), payload=facts)
 
 
-def emit_minute(job: str, minute: Minute) -> None:
-    """The summary of a minute."""
-    emit_event(MINUTE, resource=resource(job), payload=minute.facts())
+def emit_minute(job: str, minute: Minute, event_id: UUID) -> None:
+    """The summary of a minute; told again with the same id it is stored once."""
+    emit_event(MINUTE, resource=resource(job), payload=minute.facts(), id=event_id)
 
 
 def emit_heartbeat(job: str, last: bool) -> None:

@@ -28,10 +28,10 @@ from prefect_datasync.tasks.board import board
 from prefect_datasync.tasks.events import (
     emit_heartbeat,
     emit_metrics,
-    emit_minute,
     emit_watermark,
     read_minutes,
 )
+from prefect_datasync.tasks.minutes_told import MinutesTold
 from prefect_datasync.tasks.month import roll
 from prefect_datasync.tasks.prefect_api import quick_client
 
@@ -40,7 +40,8 @@ REST_S = 20.0  #: between two events while nothing happens
 HEARTBEAT_S = 20.0
 WATERMARK_S = 10.0
 MIRROR_S = 30.0
-LAST_WORDS_S = 5.0  #: how long the end of an attempt waits for its last report
+LAST_WORDS_S = 15.0  #: how long the end of an attempt waits for its last report
+AWAY_S = 5.0  #: the same while Prefect does not answer
 RETRIES = 1
 STRIKES = 2  #: failing cycles in a row before a word is lost about them
 HOUR = 60  #: minutes
@@ -71,9 +72,12 @@ class Reporter:
         self._told: object = None
         self._reason = ""
         self._trend: Trend | None = None
-        self._hour: deque[Minute] | None = None
+        self._closed: deque[Minute] = deque(maxlen=HOUR)
+        self._before: list[Minute] | None = None
+        self._minutes = MinutesTold(job)
         self._strikes = 0
-        self._ending = False
+        self._ending = self._spoken = False
+        self._until = 0.0  #: when to give up the last words
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="datasync reports", daemon=True)
 
@@ -96,7 +100,7 @@ class Reporter:
         self._mirror_due = True
         self._wake.set()
 
-    def end(self, reason: str = "its process has ended", wait_s: float = LAST_WORDS_S) -> None:
+    def end(self, reason: str = "its process has ended") -> None:
         """Report once more, wait for it for a moment, and stop.
 
         Args:
@@ -105,6 +109,8 @@ class Reporter:
         if self._ending or not self._thread.is_alive():
             return
         self._reason = reason
+        wait_s = AWAY_S if self._strikes else LAST_WORDS_S
+        self._until = time.monotonic() + wait_s
         self._ending = self._mirror_due = True
         self._wake.set()
         self._thread.join(wait_s)
@@ -114,22 +120,26 @@ class Reporter:
     def _run(self) -> None:
         with contextlib.ExitStack() as stack:
             client: SyncPrefectClient | None = None
-            last = False
-            while not last:
+            over = False
+            while not over:
                 last = self._ending
                 try:
                     client = client or stack.enter_context(quick_client(RETRIES))
                     self._cycle(client, last)
                 except Exception as exc:  # noqa: BLE001 - no report may harm the data's way
                     self._failed(exc)
+                    late = time.monotonic() + CYCLE_S > self._until
+                    over = last and (self._spoken or late)
                 else:
                     self._worked()
-                if not last:
+                    over = last
+                if not over:
                     self._wake.wait(CYCLE_S)
                     self._wake.clear()
 
     def _failed(self, exc: Exception) -> None:
         self._strikes += 1
+        self._minutes.doubt()
         if self._strikes == STRIKES:
             self._say(f"reports to Prefect fail ({type(exc).__name__}); the data goes on")
 
@@ -143,10 +153,11 @@ class Reporter:
         assert self._trend is not None
         sample = self._ask()
         closed, current = self._trend.add(sample), self._trend.current()
-        hour = self._last_hour(client)
-        done = [each for each in (closed, current if last else None) if each is not None]
-        hour.extend(done)
-        open_now = [current] if current is not None and not last else []
+        if closed is not None:
+            self._closed.append(closed)
+            self._minutes.add(closed)
+        open_now = [current] if current is not None else []
+        hour = [*self._earlier(client), *self._closed]
         shown = merged([*hour, *open_now], int(sample.at), HOUR)
         if sample.copy is not None:
             self._bar.put(client, round(100 * sample.copy.fraction, 1), f"Copy of {self._job}")
@@ -155,8 +166,10 @@ class Reporter:
         # Only after a call that worked: during an outage an event takes 7 s to fail, and the queue of
         # them would hold up the end of the process.
         self._tell(sample, last)
-        for minute in done:
-            emit_minute(self._job, minute)
+        if last and current is not None:
+            self._minutes.add(current)
+        self._minutes.tell()
+        self._spoken = last  # what comes now may fail: the minute under way must not be told twice
         self._mark(sample, last)
         self._beat(last)
         if last:
@@ -179,12 +192,12 @@ class Reporter:
             self._told, self._told_at = news, now
             emit_metrics(self._job, str(self._run_id), sample)
 
-    def _last_hour(self, client: SyncPrefectClient) -> deque[Minute]:
-        """The minutes that were closed; those of earlier processes are read from Prefect's events once."""
-        if self._hour is None:
+    def _earlier(self, client: SyncPrefectClient) -> list[Minute]:
+        """The minutes of earlier processes, read from Prefect's events once."""
+        if self._before is None:
             since = datetime.now(UTC) - timedelta(minutes=HOUR)
-            self._hour = deque(read_minutes(client, self._job, since), maxlen=2 * HOUR)
-        return self._hour
+            self._before = read_minutes(client, self._job, since)
+        return self._before
 
     def _roll(self, client: SyncPrefectClient, at: float, last: bool) -> None:
         """Store the hours that are over: soon after each, for minutes are stored late, and at the end."""
