@@ -15,6 +15,7 @@ from typing import NamedTuple
 import psycopg
 import pytest
 from psycopg import sql
+from time_limits import pytest_runtest_setup, pytest_timeout_set_timer  # noqa: F401 - hooks
 
 from prefect_datasync.deployments import postgres_servers
 from prefect_datasync.engine.postgres.session import Server
