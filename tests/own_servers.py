@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from waiting import until
+
 from prefect_datasync.deployments import postgres_servers
 from prefect_datasync.engine.postgres.session import Server, connect
 
@@ -49,8 +51,7 @@ class OwnServer:
         (self.home / "data/recovery.signal").touch()
         self.start()
         with connect(self.server, "look") as look:
-            while look.execute("select pg_is_in_recovery()").fetchone() != (False,):
-                time.sleep(0.1)
+            until(lambda: look.execute("select not pg_is_in_recovery()").fetchone() == (True,))
 
     def become_primary(self) -> None:
         """Promote a standby, and wait until it takes writes."""

@@ -12,8 +12,7 @@ T = TypeVar("T")
 class NotInTime(AssertionError):
     """It has not become so in time.
 
-    On a busy machine that proves nothing, so `.ci/run` runs such a test once
-    more. Where the wait is for data that can be wrong, assert what it is.
+    On a busy machine that proves nothing, so `.ci/run` runs such a test once more.
     """
 
 
@@ -36,3 +35,11 @@ def until(
         if over:
             raise NotInTime(f"not within {seconds:g} s: {told() if callable(told) else told}")
         time.sleep(every)
+
+
+def becomes(condition: Callable[[], object], seconds: float = 60.0) -> bool:
+    """Whether it becomes so; for an `assert`, where what never is so is wrong and not late."""
+    try:
+        return bool(until(condition, seconds))
+    except NotInTime:
+        return False

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import psycopg
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from waiting import until
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget
 from prefect_datasync.deployments import child_processes, postgres_servers
@@ -62,11 +62,9 @@ class PrefectServer:
             log=self.folder / "server.log",
             folder=self.folder,
         )
-        until = time.monotonic() + BOOT_S
-        while not self._answers():
-            assert self._process.poll() is None, child_processes.tail(self.folder / "server.log")
-            assert time.monotonic() < until, "the Prefect server did not start"
-            time.sleep(0.2)
+        process = self._process
+        until(lambda: process.poll() is not None or self._answers(), BOOT_S, "no Prefect server")
+        assert process.poll() is None, child_processes.tail(self.folder / "server.log")
 
     def stop(self) -> None:
         if self._process is not None:
@@ -178,13 +176,7 @@ def at_target(target: Server) -> Database:
 def eventually() -> Callable[..., None]:
     """Waits until something is so."""
 
-    def wait(condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
-        until = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < until, f"not within {seconds} s: {what or condition}"
-            time.sleep(0.1)
-
-    return wait
+    return until
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from prefect.states import (
     Running,
     Suspended,
 )
+from waiting import until
 
 from prefect_datasync.deployments import jobs, maintenance
 from prefect_datasync.engine.alerts import Judge
@@ -109,13 +110,6 @@ def state_of(client: SyncPrefectClient, run: UUID) -> State[object]:
     return state
 
 
-def look_until_repaired(client: SyncPrefectClient, lookout: Lookout) -> None:
-    until = time.monotonic() + 60
-    while not lookout.look(client):
-        assert time.monotonic() < until, "nothing was repaired"
-        time.sleep(0.5)
-
-
 def test_the_command_deploys_lists_and_removes_all_maintenance_flows(
     prefect_server: PrefectServer, client: SyncPrefectClient
 ) -> None:
@@ -167,8 +161,8 @@ def test_two_lookouts_and_a_user_who_retries_at_the_same_moment_lead_to_one_proc
 
         def look() -> int:
             with get_client(sync_client=True) as mine:
-                lookout, until, done = Lookout(print), time.monotonic() + 8, 0
-                while time.monotonic() < until:
+                lookout, end, done = Lookout(print), time.monotonic() + 8, 0
+                while time.monotonic() < end:
                     done += lookout.look(mine)
                 return done
 
@@ -199,12 +193,10 @@ def test_a_job_that_was_killed_while_it_was_asked_to_pause_ends_paused(
     )
     client.set_flow_run_state(run, Suspended())
     os.kill(process, signal.SIGKILL)
-    lookout, until = Lookout(print), time.monotonic() + 60
-    while jobs.status(job).state is not JobState.PAUSED and time.monotonic() < until:
-        lookout.look(client)
-        time.sleep(0.5)
-    until = time.monotonic() + 5  # it stays so
-    while time.monotonic() < until:
+    lookout = Lookout(print)
+    until(lambda: lookout.look(client) >= 0 and jobs.status(job).state is JobState.PAUSED)
+    end = time.monotonic() + 5  # it stays so
+    while time.monotonic() < end:
         lookout.look(client)
         time.sleep(0.5)
     assert state_of(client, run).is_paused()
@@ -224,18 +216,20 @@ def test_a_cancelled_run_stays_cancelled_and_a_pending_one_that_nobody_launches_
     try:
         client.resume_flow_run(run)
         client.set_flow_run_state(run, Pending())  # as a worker does, which then dies
-        look_until_repaired(client, Lookout(print))
+        lookout = Lookout(print)
+        until(lambda: lookout.look(client), told="nothing was repaired")
         assert state_of(client, run).is_scheduled()
         # Killed with its worker before it came to the lock.
         client.set_flow_run_state(run, Pending())
         client.set_flow_run_state(run, Running())
-        look_until_repaired(client, Lookout(print))
+        lookout = Lookout(print)
+        until(lambda: lookout.look(client), told="nothing was repaired")
         assert attempts.fruitless(history(client, run)) == 2
     finally:
         client.update_work_pool("datasync", WorkPoolUpdate(is_paused=False))
     jobs.wait_for_state(job, [JobState.RUNNING], LONG)
     client.set_flow_run_state(run, Cancelled(), force=True)
-    eventually(lambda: Lookout(print).look(client) == 0 and _is_left(job), 30)
+    eventually(lambda: Lookout(print).look(client) == 0 and _is_left(job))
     time.sleep(8)
     assert Lookout(print).look(client) == 0
     assert state_of(client, run).is_cancelled()

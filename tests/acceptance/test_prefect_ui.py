@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from uuid import UUID
 import pytest
 from conftest import Database, PrefectServer
 from prefect.client.orchestration import SyncPrefectClient
+from waiting import until
 
 from prefect_datasync.deployments import jobs
 from prefect_datasync.engine.lifecycle import JobState
@@ -71,12 +71,9 @@ class Browser:
 
         self._on(act)
 
-    def shows(self, text: str, seconds: float = 20) -> None:
+    def shows(self, text: str) -> None:
         """Fails when the text does not appear."""
-        until = time.monotonic() + seconds
-        while text not in (seen := self.text()):
-            assert time.monotonic() < until, f"{text!r} in {seen}"
-            time.sleep(0.3)
+        until(lambda: text in self.text(), told=lambda: f"{text!r} in {self.text()}", every=0.3)
 
     def text(self) -> str:
         return str(self._thread.submit(lambda: self._page.inner_text("body")).result())

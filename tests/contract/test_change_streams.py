@@ -56,7 +56,7 @@ def one_by_one(changes: Iterable[Change]) -> Iterator[Change]:
             yield change
 
 
-def transactions(stream: ChangeStream, count: int, seconds: float = 20) -> list[list[Change]]:
+def transactions(stream: ChangeStream, count: int, seconds: float = 60) -> list[list[Change]]:
     """The next *count* transactions that hold changes; fails when they do not come in time."""
     whole: list[list[Change]] = []
     open_: list[Change] = []

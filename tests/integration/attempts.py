@@ -9,10 +9,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import psycopg
+import waiting
 
-from prefect_datasync.engine.errors import CopyStopped, TableParked, TransientError
+from prefect_datasync.engine.errors import CopyStopped, StateError, TableParked, TransientError
 from prefect_datasync.engine.metrics import Kpis
 from prefect_datasync.engine.postgres.comparison.verifying import verify
 from prefect_datasync.engine.postgres.instance import Instance, open_instance
@@ -21,6 +23,8 @@ from prefect_datasync.engine.sample import Sample
 from prefect_datasync.engine.snapshot import CopyUnit
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.engine.verify import VerifyReport
+
+T = TypeVar("T")
 
 KEY = "job-00000000"
 #: What an application repeats.
@@ -83,22 +87,46 @@ class Attempt:
     def wait(self, seconds: float = 60) -> None:
         """Wait for its own end."""
         self._thread.join(seconds)
-        assert not self._thread.is_alive(), "the attempt did not end"
         if self.error is not None:
             raise self.error
+        if self._thread.is_alive():
+            raise waiting.NotInTime(f"the attempt did not end: {self._where()}")
+
+    def until(self, condition: Callable[[], T], seconds: float = 60, told: object = None) -> T:
+        """What *condition* gives, once that is true; `waiting.until` while the attempt lives.
+
+        Raises:
+            DatasyncError: the attempt has failed before.
+        """
+
+        def look() -> T:
+            found = condition()
+            if not found and self.error is not None:
+                raise self.error
+            return found
+
+        return waiting.until(look, seconds, (lambda: self.said[-20:]) if told is None else told)
+
+    def says(self, words: str, seconds: float = 60) -> None:
+        """Wait until an operator reads these words."""
+        self.until(lambda: any(words in sentence for sentence in tuple(self.said)), seconds)
 
     def verify(self, seconds: float = 60) -> VerifyReport:
         """Compare both sides as soon as the copy is finished."""
-        deadline = time.monotonic() + seconds
-        while True:
+        reason = ""
+
+        def compared() -> VerifyReport | None:
+            nonlocal reason
             if self.error is not None:
                 raise self.error
             try:
                 return verify(KEY, self.source, self.target, self.spec)
-            except Exception as exc:
-                if time.monotonic() > deadline or "NOT_COMPARABLE" not in str(exc):
+            except StateError as exc:
+                if "NOT_COMPARABLE" not in (reason := str(exc)):
                     raise
-            time.sleep(0.2)
+                return None
+
+        return waiting.until(compared, seconds, lambda: reason, every=0.2)  # type: ignore[return-value]
 
     def _asked(self) -> str | None:
         return "pause" if self._stop.is_set() else None
@@ -138,6 +166,18 @@ class Attempt:
         assert self._instance is not None
         with contextlib.suppress(TableParked):
             self._instance.copy(unit)
+
+
+def verified(source: Server, target: Server, spec: SyncSpec, seconds: float = 90) -> VerifyReport:
+    """The comparison, once an attempt that runs elsewhere has copied and caught up."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return verify(KEY, source, target, spec)
+        except (StateError, TransientError):
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager

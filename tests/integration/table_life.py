@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 
+import waiting
 from attempts import KEY, Attempt, load
 
 from prefect_datasync.engine.postgres.job_rows import ledger
@@ -16,28 +16,27 @@ from prefect_datasync.engine.spec import SyncSpec
 SPEC = SyncSpec(tables=("public.*",))
 
 
-def until(attempt: Attempt, name: str, phase: Phase, seconds: float = 40.0) -> TableRow:
+def until(attempt: Attempt, name: str, phase: Phase, seconds: float = 60.0) -> TableRow:
     """The table's row, once it has come to this phase and nothing is wished of it."""
-    end = time.monotonic() + seconds
-    while True:
-        if attempt.error is not None:
-            raise attempt.error
+    found: dict[str, TableRow] = {}
+
+    def come() -> TableRow | None:
         with connect(attempt.target, "test") as connection:
-            found = {row.name: row for row in ledger.read_tables(connection, KEY)}
+            found.update({row.name: row for row in ledger.read_tables(connection, KEY)})
         row = found.get(name)
-        if row is not None and row.phase is phase and row.wish is None:
-            return row
-        assert time.monotonic() < end, (row, attempt.said[-5:])
-        time.sleep(0.1)
+        return row if row is not None and row.phase is phase and row.wish is None else None
+
+    return attempt.until(come, seconds, lambda: (found.get(name), attempt.said[-5:]))
 
 
 def following(attempt: Attempt) -> None:
-    end = time.monotonic() + 30
-    while attempt.sample is None or attempt.sample.position is None or attempt.sample.copy:
-        if attempt.error is not None:
-            raise attempt.error
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    """Wait until it has copied, and reads the stream."""
+
+    def follows() -> bool:
+        sample = attempt.sample
+        return sample is not None and sample.position is not None and not sample.copy
+
+    attempt.until(follows)
 
 
 @contextlib.contextmanager
@@ -53,6 +52,5 @@ def both_written(source: Server) -> Iterator[None]:
         )
 
     with load(source, change) as committed:
-        while committed() < 20:
-            time.sleep(0.02)
+        waiting.until(lambda: committed() >= 20)
         yield

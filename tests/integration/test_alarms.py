@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 from attempts import KEY, Attempt, execute, running
+from waiting import becomes
 
 from prefect_datasync.engine.errors import (
     CheckFailed,
@@ -131,10 +131,7 @@ def test_a_column_that_appears_at_the_source_stops_the_job_before_its_first_row(
     with running(
         source, target, SyncSpec()
     ) as attempt:  # the value of older rows is not known here
-        end = time.monotonic() + 30
-        while not any("follows its source again" in sentence for sentence in attempt.said):
-            assert time.monotonic() < end, attempt.said
-            time.sleep(0.1)
+        attempt.says("follows its source again")
         assert attempt.verify().equal
 
 
@@ -216,8 +213,4 @@ def test_an_attempt_leaves_no_thread_behind(paused):
     threads = threading.active_count()
     with running(source, target, SyncSpec()) as attempt:
         assert attempt.verify().equal
-    for _ in range(50):
-        if threading.active_count() <= threads:
-            break
-        time.sleep(0.1)
-    assert threading.active_count() <= threads, "an attempt left a thread behind"
+    assert becomes(lambda: threading.active_count() <= threads), "an attempt left a thread behind"

@@ -51,14 +51,6 @@ def phases(target: Server) -> dict[str, Phase]:
         return {row.name: row.phase for row in ledger.read_tables(look, KEY)}
 
 
-def said(attempt: Attempt, words: str) -> None:
-    end = time.monotonic() + 60
-    while not any(words in sentence for sentence in attempt.said):
-        assert attempt.error is None, attempt.error
-        assert time.monotonic() < end, (words, attempt.said)
-        time.sleep(0.1)
-
-
 def test_each_change_of_a_definition_does_what_its_tables_switch_says(source, target, monkeypatch):
     monkeypatch.setattr(table_watch, "PUBLICATION_S", 1.0)
     execute(source, *(f"create table {t} (id int primary key, x int, y text)" for t in TABLES))
@@ -92,10 +84,10 @@ def test_each_change_of_a_definition_does_what_its_tables_switch_says(source, ta
         until(attempt, "stays", Phase.ASIDE)
         until(attempt, "moved", Phase.COPIED)
         until(attempt, "fresh", Phase.COPIED)
-        said(attempt, 'column "more" of "public"."added" was added')
-        said(attempt, 'column "z" of "public"."kept" was renamed')
-        said(attempt, 'drop column "x"')
-        said(attempt, "moved follows its source again")
+        attempt.says('column "more" of "public"."added" was added')
+        attempt.says('column "z" of "public"."kept" was renamed')
+        attempt.says('drop column "x"')
+        attempt.says("moved follows its source again")
         execute(source, "update added set more = 11, y = 'seen' where id = 2")
         execute(source, "update kept set z = 'unseen', x = 4 where id = 1")
         report = attempt.verify()

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
+from waiting import until
 
 from prefect_datasync.deployments import child_processes, postgres_servers, prefect_server, worker
 from prefect_datasync.deployments.definitions import WORK_POOL
@@ -34,15 +35,6 @@ with postgres_servers.private_folder() as folder, postgres_servers.postgres(fold
 def is_listening(port: int) -> bool:
     with contextlib.closing(socket.socket()) as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def until(condition: Callable[[], object], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.fixture
@@ -131,7 +123,7 @@ def test_a_child_that_refuses_to_end_is_killed(tmp_path: Path) -> None:
     child = child_processes.launch(
         [sys.executable, "-c", stubborn], environment=os.environ, log=log, folder=tmp_path
     )
-    assert until(lambda: "up" in log.read_text(), 20)
+    until(lambda: "up" in log.read_text())
     child_processes.stop(child, wait_s=0.2)
     assert child.returncode == -signal.SIGKILL
 
@@ -200,7 +192,7 @@ def test_server_and_worker_work_together_and_leave_nothing() -> None:
                 with urllib.request.urlopen(server.ui_url, timeout=10) as page:
                     assert b"<html" in page.read().lower()
                 with worker.worker(folder, server.environment, WORK_POOL) as process:
-                    assert until(is_online, 60), (folder / "worker.log").read_text()
+                    until(is_online, told=(folder / "worker.log").read_text)
                     began = time.monotonic()
                 assert process.returncode == 0
                 assert time.monotonic() - began < worker.STOP_S

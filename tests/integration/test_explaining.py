@@ -37,12 +37,16 @@ def explained(attempt: Attempt) -> Explanation:
     return explain(Seen("job", "Running", "", lives=True, facts=sample.facts(), servers=servers))
 
 
-def named(attempt: Attempt, bottleneck: str, seconds: float = 20.0) -> Explanation:
+def named(attempt: Attempt, bottleneck: str) -> Explanation:
     """The explanation, once it is this one."""
-    end = time.monotonic() + seconds
-    while (found := explained(attempt)).bottleneck != bottleneck:
-        assert time.monotonic() < end, found
-        time.sleep(0.3)
+    found = explained(attempt)
+
+    def is_it() -> bool:
+        nonlocal found
+        found = explained(attempt)
+        return found.bottleneck == bottleneck
+
+    attempt.until(is_it, told=lambda: found)
     return found
 
 

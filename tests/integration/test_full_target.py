@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from attempts import Attempt, execute, running
 
@@ -34,23 +32,12 @@ def full(target) -> None:
         connection.execute(FULL.encode())
 
 
-def said(attempt: Attempt, words: str, seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not any(words in sentence for sentence in attempt.said):
-        assert attempt.error is None, attempt.error
-        assert time.monotonic() < until, attempt.said
-        time.sleep(0.05)
-
-
 def test_a_job_goes_on_as_soon_as_there_is_room_again(followed, source, target):
     full(target)
     with running(source, target, SPEC) as attempt:
         execute(source, "insert into t values (2)")
-        said(attempt, "DISK_FULL: apply to public.t")
-        until = time.monotonic() + 20
-        while attempt.kpis is None or attempt.kpis.verdict != "reconnecting":
-            assert time.monotonic() < until, attempt.kpis
-            time.sleep(0.05)
+        attempt.says("DISK_FULL: apply to public.t")
+        attempt.until(lambda: attempt.kpis and attempt.kpis.verdict == "reconnecting")
         execute(target, "drop function public.full_disk cascade")
         assert attempt.verify().equal
 

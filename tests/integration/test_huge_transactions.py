@@ -10,6 +10,7 @@ import time
 import attempt_process
 import pytest
 from attempts import KEY, execute, load, running
+from waiting import until
 
 from prefect_datasync.engine.errors import TransientError
 from prefect_datasync.engine.postgres.comparison.verifying import verify
@@ -60,9 +61,14 @@ def pause_in_the_middle(source, target, rows: int) -> None:
             " update t set v = 2 where id % 100 = 0; delete from t where id <= 500; commit",
         )
         half = rows // 2 * BYTES_OF_A_ROW
-        while look.execute("select pg_relation_size('public.t')").fetchone() < (half,):
-            assert attempt.poll() is None
-            time.sleep(0.02)
+        until(
+            lambda: (
+                attempt.poll() is not None
+                or look.execute("select pg_relation_size('public.t')").fetchone() >= (half,)
+            ),
+            every=0.02,
+        )
+        assert attempt.poll() is None
         seconds, peak = stopped(attempt)
         row = look.execute("select count(*), max(v), max(x) from public.t").fetchone()
     assert row == (1000, 0, "before")
@@ -99,9 +105,13 @@ def test_rows_of_a_thousand_columns_take_no_more_memory_than_narrow_ones(source,
     execute(source, f"create table t (id int primary key, {columns})")
     with attempt_that_said("copied", source, target) as attempt, connect(target, "look") as look:
         execute(source, "insert into t select generate_series(1, 15000)")
-        while look.execute("select count(*) from public.t").fetchone() == (0,):
-            assert attempt.poll() is None
-            time.sleep(0.05)
+        until(
+            lambda: (
+                attempt.poll() is not None
+                or look.execute("select count(*) from public.t").fetchone() != (0,)
+            )
+        )
+        assert attempt.poll() is None
         _, peak = stopped(attempt)
     assert peak < PEAK_MB
 
@@ -116,10 +126,9 @@ def test_a_pause_under_load_is_answered_within_three_seconds(source, target):
     with load(source, lambda n: churn.format(n=n)) as done:
         for _ in range(3):
             with running(source, target, SPEC) as attempt:
-                before = done()
-                while done() < before + 10 or not attempt.kpis or not attempt.kpis.instance_records:
-                    assert attempt.error is None, attempt.error
-                    time.sleep(0.05)
+                wanted = done() + 10
+                attempt.until(lambda: done() >= wanted)  # noqa: B023 - in this round
+                attempt.until(lambda: attempt.kpis and attempt.kpis.instance_records)
                 assert attempt.pause() < 3
     with running(source, target, SPEC) as attempt:
         assert attempt.verify().equal

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attempt_process
 import pytest
+import waiting
 from attempts import KEY, Attempt, execute, load, running
 from own_servers import own_servers
 from test_kill_loop import held
@@ -36,16 +37,14 @@ def both(source: Server, target: Server) -> tuple[Server, Server]:
     return source, target
 
 
-def until(attempt: Attempt, condition: Callable[[Sample], bool], seconds: float = 30.0) -> Sample:
+def until(attempt: Attempt, condition: Callable[[Sample], bool], seconds: float = 60.0) -> Sample:
     """The first sample for which something holds."""
-    end = time.monotonic() + seconds
-    while True:
+
+    def so() -> Sample | None:
         sample = attempt.sample
-        if sample is not None and condition(sample):
-            return sample
-        assert attempt.error is None, attempt.error
-        assert time.monotonic() < end, f"never so: {sample}"
-        time.sleep(0.05)
+        return sample if sample is not None and condition(sample) else None
+
+    return attempt.until(so, seconds, lambda: attempt.sample)
 
 
 def streaming(attempt: Attempt) -> Sample:
@@ -110,8 +109,7 @@ def test_records_and_bytes_are_exact_across_pause_kill_and_retry(both):
             killed.send_signal(signal.SIGKILL)
             killed.communicate()
         wanted = committed() + 20
-        while committed() < wanted:
-            time.sleep(0.1)
+        waiting.until(lambda: committed() >= wanted)
     with running(source, target, spec) as attempt:
         assert attempt.verify().equal
         records, size = in_the_stream(source, "counted")

@@ -12,14 +12,11 @@ from typing import NamedTuple
 
 import attempt_process
 import pytest
-from attempts import KEY
+from attempts import KEY, verified
 from own_servers import OwnServer, own_servers
 from random_load import SCHEMA, RandomLoad, connect, logged, watching
 
-from prefect_datasync.engine.errors import StateError, TransientError
-from prefect_datasync.engine.postgres.comparison.verifying import verify
 from prefect_datasync.engine.postgres.job_rows.state import read_checkpoint
-from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.spec import SyncSpec
 
 KILLS = 30
@@ -95,15 +92,3 @@ def held(attempt: subprocess.Popen[str]) -> None:
     assert attempt.stdout is not None
     while (line := attempt.stdout.readline()) and line.strip() != "holds":
         pass
-
-
-def verified(source: Server, target: Server, spec: SyncSpec):
-    """The comparison, once the last attempt has copied and caught up."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return verify(KEY, source, target, spec)
-        except (StateError, TransientError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.3)

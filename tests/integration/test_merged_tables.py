@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from attempts import KEY, Attempt, execute, load, running
 from table_life import following, until
@@ -37,15 +35,6 @@ def shards(source, target):
     return source, target
 
 
-def said(attempt: Attempt, what: str) -> None:
-    end = time.monotonic() + 40
-    while not any(what in sentence for sentence in attempt.said):
-        if attempt.error is not None:
-            raise attempt.error
-        assert time.monotonic() < end, attempt.said
-        time.sleep(0.1)
-
-
 def change(n: int) -> str:
     """Rows move from one shard to the next, keep or exchange their values, come and go."""
     a, b = f"t_{n % 3}", f"t_{(n + 1) % 3}"
@@ -64,8 +53,7 @@ def test_the_union_of_tables_is_followed_and_compared(shards):
     with running(source, target, SPEC) as attempt:
         following(attempt)
         with load(source, change) as committed:
-            while committed() < 60:
-                time.sleep(0.05)
+            attempt.until(lambda: committed() >= 60)
             report = attempt.verify()
         assert report.equal, (report, attempt.said)
         assert [(t.name, t.note) for t in report.tables] == [
@@ -79,7 +67,7 @@ def test_the_union_of_tables_is_followed_and_compared(shards):
         assert [(t.name, t.different) for t in report.tables if not t.equal] == [("t_0", 1)]
         assert "not repaired" in report.tables[1].note
         execute(source, "truncate t_1")
-        said(attempt, "MERGED_TRUNCATED")
+        attempt.says("MERGED_TRUNCATED")
         until(attempt, "t_2", Phase.COPIED)
         assert attempt.verify().equal
 
@@ -92,7 +80,7 @@ def test_merged_tables_are_copied_again_together_whatever_becomes_of_one(shards,
         following(attempt)
         with load(source, change):
             request(target, KEY, ("public", "t_1"), ledger.Wish.COPY)
-            said(attempt, "follows its source again")
+            attempt.says("follows its source again")
             assert attempt.verify().equal
             execute(
                 source,
@@ -106,12 +94,9 @@ def test_merged_tables_are_copied_again_together_whatever_becomes_of_one(shards,
             assert attempt.sample.parked == 1
             alters = "; ".join(f"alter table t_{n} add column more int default 5" for n in range(3))
             execute(source, f"begin; {alters}; commit")
-            said(attempt, "the target follows its source")
+            attempt.says("the target follows its source")
             request(target, KEY, ("public", "t_1"), ledger.Wish.COPY)
-            end = time.monotonic() + 40
-            while attempt.sample.parked:
-                assert time.monotonic() < end, attempt.said
-                time.sleep(0.1)
+            attempt.until(lambda: not attempt.sample.parked)
         report = attempt.verify()
         assert report.equal, (report, attempt.said)
     with connect(target, "test") as look:

@@ -105,11 +105,9 @@ def test_what_is_appended_to_is_never_emptied(table, source, target, monkeypatch
     monkeypatch.setattr(table_copy, "relay", fails)
     attempt = Attempt(source, target, spec, "one")
     attempt.start()
-    while not calls:
-        assert attempt.error is None
-        time.sleep(0.05)
+    attempt.until(lambda: calls)
     monkeypatch.setattr(table_copy, "relay", real)
-    attempt.wait(30)
+    attempt.wait()
     assert count(target, "select count(*) from public.t") == 4002
     with pytest.raises(CheckFailed, match="APPENDED_BEFORE"):
         Attempt(source, target, spec, "two").run()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from attempts import KEY, Attempt, execute, load, running
 from table_life import following
@@ -13,7 +11,7 @@ from prefect_datasync.engine.postgres.catalog import qualified, quote
 from prefect_datasync.engine.postgres.check.preflight import Severity, check
 from prefect_datasync.engine.postgres.comparison.verifying import verify
 from prefect_datasync.engine.postgres.job_rows import ledger
-from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
+from prefect_datasync.engine.postgres.job_rows.ledger import Phase, TableRow, Wish
 from prefect_datasync.engine.postgres.job_rows.wishing import request
 from prefect_datasync.engine.postgres.session import connect
 from prefect_datasync.engine.postgres.tables import table_watch
@@ -37,16 +35,15 @@ SPEC = SyncSpec(tables=("s *.*",), exclude=("*.left out",))
 
 def wait_for_all(attempt: Attempt) -> None:
     """Until no table is at rest, or to be copied."""
-    end = time.monotonic() + 60
-    while True:
-        if attempt.error is not None:
-            raise attempt.error
+    amiss: list[TableRow] = []
+
+    def all_follow() -> bool:
         with connect(attempt.target, "test") as connection:
             rows = ledger.read_tables(connection, KEY)
-        if all(row.phase is Phase.COPIED and row.wish is None for row in rows):
-            return
-        assert time.monotonic() < end, ([r for r in rows if r.fault or r.wish], attempt.said[-5:])
-        time.sleep(0.1)
+        amiss[:] = [row for row in rows if row.phase is not Phase.COPIED or row.wish is not None]
+        return not amiss
+
+    attempt.until(all_follow, told=lambda: (amiss, attempt.said[-5:]))
 
 
 @pytest.mark.parametrize("names", [NAMES[:4], pytest.param(NAMES[4:], marks=pytest.mark.slow)])

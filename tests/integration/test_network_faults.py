@@ -41,15 +41,10 @@ def position(target) -> str | None:
     return None if known is None or known.phase != "streaming" else known.position
 
 
-def moves_on(target, attempt, seconds=20) -> float:
+def moves_on(target, attempt) -> float:
     """Waits until the job's position has moved, and tells how long that took."""
     began, before = time.monotonic(), position(target)
-    while (now := position(target)) is None or now == before:
-        assert attempt.error is None, attempt.error
-        assert time.monotonic() - began < seconds, "the job did not go on: " + "\n".join(
-            attempt.said
-        )
-        time.sleep(0.1)
+    attempt.until(lambda: position(target) not in (None, before))
     return time.monotonic() - began
 
 
@@ -88,9 +83,7 @@ def test_a_copy_goes_on_after_its_network_was(how, leg, source, target):
     with load(source, lambda n: CHANGES.format(n=n)):
         order("latency 0.005")
         with running(to_source, to_target, SPEC) as attempt:
-            while (known := read_checkpoint(target, KEY)) is None or known.records < 3000:
-                assert attempt.error is None, attempt.error
-                time.sleep(0.02)
+            attempt.until(lambda: (known := read_checkpoint(target, KEY)) and known.records >= 3000)
             for command in BREAK[how]:
                 order(command)
             time.sleep(0.5)
@@ -111,21 +104,9 @@ def follows(source, target, attempt) -> None:
     """Waits until the job is past its backlog: two rows, one after the other, have come."""
     for number in itertools.islice(NUMBERS, 2):
         execute(source, f"insert into log values ({number}, 0)")
-        began = time.monotonic()
+        arrived = f"select 1 from public.log where id = {number}"
         with connect(target, "look") as look:
-            while not look.execute("select 1 from public.log where id = %s", (number,)).fetchone():
-                assert attempt.error is None, attempt.error
-                assert time.monotonic() - began < 20, attempt.said
-                time.sleep(0.05)
-
-
-def said(attempt, words: str, seconds: float) -> None:
-    """Waits until the job has said so."""
-    began = time.monotonic()
-    while not any(words in sentence for sentence in attempt.said):
-        assert attempt.error is None, attempt.error
-        assert time.monotonic() - began < seconds, attempt.said
-        time.sleep(0.1)
+            attempt.until(lambda: look.execute(arrived).fetchone())  # noqa: B023 - in this round
 
 
 def test_a_source_that_is_silent_behind_an_open_connection_is_given_up(source, target, monkeypatch):
@@ -137,7 +118,7 @@ def test_a_source_that_is_silent_behind_an_open_connection_is_given_up(source, t
         follows(source, target, attempt)
         order("half_open")
         execute(source, "insert into log values (1, 1)")
-        said(attempt, "reconnect follows", 30)
+        attempt.says("reconnect follows")
         order("pass")
         order("reset")
         follows(source, target, attempt)
@@ -152,7 +133,7 @@ def test_a_target_that_is_silent_behind_an_open_connection_is_given_up(source, t
         follows(source, target, attempt)
         order("half_open")
         execute(source, "insert into log values (1, 1)")
-        said(attempt, "reconnect follows", 30)
+        attempt.says("reconnect follows")
         order("pass")
         order("reset")
         follows(source, target, attempt)
@@ -167,9 +148,7 @@ def test_a_stop_is_answered_though_a_server_is_silent(begun, leg, source, target
         order("latency 0.01")
     attempt = Attempt(to_source, to_target, SPEC, "one")
     attempt.start()
-    while (known := read_checkpoint(target, KEY)) is None or known.phase != begun:
-        assert attempt.error is None, attempt.error
-        time.sleep(0.02)
+    attempt.until(lambda: (known := read_checkpoint(target, KEY)) and known.phase == begun)
     order("half_open")
     execute(source, "insert into log values (1, 1)")
     time.sleep(1)

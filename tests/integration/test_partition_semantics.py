@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from attempts import Attempt, execute, running
 from table_life import following, until
@@ -25,14 +23,6 @@ def rows(server: Server, query: str) -> list[tuple[object, ...]]:
 def ends_equal(attempt: Attempt) -> None:
     report = attempt.verify()
     assert report.equal, "\n".join(attempt.said)
-
-
-def says(attempt: Attempt, words: str, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not any(words in sentence for sentence in attempt.said):
-        assert attempt.error is None, attempt.error
-        assert time.monotonic() < end, attempt.said
-        time.sleep(0.1)
 
 
 MONTHS = (
@@ -85,7 +75,7 @@ def test_a_month_that_is_detached_dropped_or_attached_is_noticed_and_both_sides_
         following(attempt)
         execute(source, "alter table m detach partition m1")
         execute(source, "insert into m1 values (-1, -1, 'no longer a part')")
-        says(attempt, "m1")
+        attempt.says("m1")
         until(attempt, "m1", Phase.COPIED)
         execute(
             source,
@@ -96,7 +86,7 @@ def test_a_month_that_is_detached_dropped_or_attached_is_noticed_and_both_sides_
         assert rows(target, everything) == rows(source, everything)
         execute(source, "alter table m attach partition m4 for values from (400) to (500)")
         execute(source, "insert into m values (401, 401, 'by its table')")
-        says(attempt, "m4")
+        attempt.says("m4")
         until(attempt, "m4", Phase.COPIED)
         ends_equal(attempt)
         assert rows(target, everything) == rows(source, everything)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 from attempts import execute
 from pooler import pooled
+from waiting import until
 
 from prefect_datasync.engine.postgres.check.findings import Finding, Severity
 from prefect_datasync.engine.postgres.check.preflight import Providers, check
@@ -170,19 +170,14 @@ def test_a_source_that_forgets_idle_slots_warns_of_long_pauses(source, target):
     execute(source, "alter system set idle_replication_slot_timeout = '1d'")
     execute(source, "alter system set max_slot_wal_keep_size = '3GB'", "select pg_reload_conf()")
     try:
-        until = time.monotonic() + 20
-        while (warned := told()) is None and time.monotonic() < until:
-            time.sleep(0.1)
-        assert warned is not None
+        warned = until(told)
         assert "is 1d" in warned.what
         assert re.search(
             r"\(3GB\) behind, also while it copies, must copy again: at its average of [0-9.]+ .B an hour in [0-9]",
             found(source, target)["WAL_RETENTION"].what,
         )
         execute(source, *warned.do.split("; "))
-        while told() is not None and time.monotonic() < until:
-            time.sleep(0.1)
-        assert told() is None
+        until(lambda: told() is None)
     finally:
         execute(source, "alter system reset idle_replication_slot_timeout")
         execute(source, "alter system reset max_slot_wal_keep_size", "select pg_reload_conf()")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import attempt_process
 import pytest
 from attempts import KEY, Attempt, execute, running
 from table_life import following, until
+from waiting import becomes
 
 from prefect_datasync.engine.errors import ActionRefused, ConfigError, DataError
 from prefect_datasync.engine.postgres.comparison.verifying import verify
@@ -31,11 +31,9 @@ def rows(server: Server, sql: str) -> list[tuple[object, ...]]:
         return connection.execute(sql.encode()).fetchall()
 
 
-def comes(server: Server, sql: str, wanted: list[tuple[object, ...]], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while (now := rows(server, sql)) != wanted:
-        assert time.monotonic() < end, now
-        time.sleep(0.05)
+def comes(server: Server, sql: str, wanted: list[tuple[object, ...]]) -> None:
+    """Waits until it is what it must be; what it is instead is a wrong value, not a late one."""
+    assert becomes(lambda: rows(server, sql) == wanted), rows(server, sql)
 
 
 def kept(target: Server) -> list[tuple[object, ...]]:
@@ -68,10 +66,7 @@ def test_a_refused_row_in_the_middle_of_a_batch_waits_and_everything_else_is_app
         )  # fmt: skip
         assert first.commit_lsn is not None
         assert first.commit_time is not None
-        end = time.monotonic() + 10
-        while attempt.sample is None or attempt.sample.quarantined != 3:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        attempt.until(lambda: attempt.sample and attempt.sample.quarantined == 3)
         assert any("QUARANTINED" in sentence for sentence in attempt.said)
         report = attempt.verify()
         (of_a, of_b) = report.tables
@@ -288,7 +283,7 @@ def test_a_copy_goes_around_refused_rows_and_a_change_of_shape_begins_anew(two_t
         comes(
             target, "select count(*) from information_schema.columns where table_name = 'a'", [(3,)]
         )
-        comes(target, "select count(*) from a where y = 1", [(1,)], 40)
+        comes(target, "select count(*) from a where y = 1", [(1,)])
         until(attempt, "a", Phase.COPIED)
         assert [row[1] for row in kept(target)] == [("300",), ("400",), ("500",)]
     execute(target, "alter table a drop constraint small", "alter table a rename to c")

@@ -31,15 +31,6 @@ def look(server: Server, sql: str) -> list[tuple[object, ...]]:
         return connection.execute(sql.encode()).fetchall()
 
 
-def said(attempt: Attempt, what: str) -> None:
-    end = time.monotonic() + 30
-    while not any(what in sentence for sentence in attempt.said):
-        if attempt.error is not None:
-            raise attempt.error
-        assert time.monotonic() < end, attempt.said
-        time.sleep(0.1)
-
-
 def test_a_renamed_table_lives_under_its_other_name(source, target, monkeypatch):
     monkeypatch.setattr(table_watch, "PUBLICATION_S", 1.0)
     execute(
@@ -94,9 +85,9 @@ def test_a_renamed_table_lives_under_its_other_name(source, target, monkeypatch)
         with load(source, change):
             time.sleep(1)
             execute(source, "alter table p add column more text default 'abc'")
-            said(attempt, "the target follows its source")
+            attempt.says("the target follows its source")
             execute(source, "alter table a alter column x type text using 'was ' || x")
-            said(attempt, "follows its source again")
+            attempt.says("follows its source again")
             execute(source, "create table c (id int primary key, x text)")
             until(attempt, "c", Phase.COPIED)
             execute(source, "insert into c values (1, 'new')")
@@ -159,10 +150,7 @@ def test_refused_rows_of_a_renamed_table_are_kept_under_its_own_name(source, tar
     with running(source, target, spec) as attempt:
         following(attempt)
         execute(source, "insert into t values (3, 1000)", "update t set x = 2000 where id = 2")
-        end = time.monotonic() + 30
-        while len(releasing.look(target, KEY, ("public", "t"))) < 2:
-            assert time.monotonic() < end, attempt.said
-            time.sleep(0.1)
+        attempt.until(lambda: len(releasing.look(target, KEY, ("public", "t"))) >= 2)
         execute(target, "alter table copy.t drop constraint small")
         (released,) = releasing.retry(target, KEY, None)
         assert (released.table, released.taken) == (("public", "t"), 2)

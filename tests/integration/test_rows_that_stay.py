@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 from attempts import KEY, Attempt, execute, load, running
@@ -122,8 +121,7 @@ def test_each_row_is_what_the_switches_of_its_table_say(source, target, form):
     with running(source, target, SPEC) as attempt:
         following(attempt)
         with load(source, lambda n: changes(n, some)) as committed:
-            while committed() < 60:
-                time.sleep(0.02)
+            attempt.until(lambda: committed() >= 60)
             ended(attempt)
     more = [changes(1000 + n, some) for n in range(60)]
     execute(source, *more)  # a backlog, folded in large batches

@@ -48,10 +48,7 @@ def test_a_table_that_changes_its_shape_is_copied_again_while_the_others_go_on(t
         ):
             time.sleep(0.5)
             execute(source, f"begin; {change}; commit")
-            end = time.monotonic() + 20
-            while not any("PARKED" in sentence for sentence in attempt.said):
-                assert time.monotonic() < end, attempt.said
-                time.sleep(0.1)
+            attempt.says("PARKED")
             until(attempt, "a", Phase.COPIED)
             time.sleep(0.5)
         report = attempt.verify()
@@ -166,18 +163,12 @@ def test_a_table_that_is_rewritten_unseen_is_copied_again_and_a_harmless_rewrite
         time.sleep(2.5)
         assert not any("PARKED" in sentence for sentence in attempt.said)
         execute(source, "alter table a alter column x type int using x * 2")
-        end = time.monotonic() + 20
-        while not any("TABLE_REWRITTEN" in sentence for sentence in attempt.said):
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        attempt.says("TABLE_REWRITTEN")
         until(attempt, "a", Phase.COPIED)
         assert attempt.verify().equal
     execute(source, "alter table a alter column x type int using x + 1")  # while nobody looks
     with running(source, target, SPEC) as attempt:
-        end = time.monotonic() + 20
-        while not any("follows its source again" in sentence for sentence in attempt.said):
-            assert time.monotonic() < end, attempt.said
-            time.sleep(0.1)
+        attempt.says("follows its source again")
         assert attempt.verify().equal
 
 
@@ -218,11 +209,8 @@ def test_partitions_follow_a_change_of_their_table_together(
         following(attempt)
         with load(source, lambda n: f"insert into p (id) values ({1000 + n})"):
             execute(source, change)
-            end = time.monotonic() + 30
             wanted = "the target follows its source" if in_place else "follows its source again"
-            while not any(wanted in sentence for sentence in attempt.said):
-                assert time.monotonic() < end, attempt.said
-                time.sleep(0.1)
+            attempt.says(wanted)
         for name in ("p1", "p3"):
             until(attempt, name, Phase.COPIED)
         report = attempt.verify()

@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 from attempts import KEY, Attempt, execute, running
 from own_servers import OwnServer, own_servers
+from waiting import until
 
 from prefect_datasync.engine.errors import SlotLost, TransientError
 from prefect_datasync.engine.postgres.session import Server, connect
@@ -114,11 +115,9 @@ def test_a_copy_whose_slot_is_gone_does_not_go_on(source, target):
         blocker.execute("begin; lock table public.a, public.b in share mode")
         attempt = Attempt(source, target, spec, "one")
         attempt.start()
-        until = time.monotonic() + 20
-        while not blocker.execute("select 1 from pg_locks where not granted").fetchone():
-            assert attempt.error is None, attempt.error
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        attempt.until(
+            lambda: blocker.execute("select 1 from pg_locks where not granted").fetchone()
+        )
         attempt.pause()
         blocker.execute("rollback")
     with connect(source, "look") as connection:
@@ -190,10 +189,11 @@ def test_a_slot_that_a_process_reads_is_not_removed(source):
             f"START_REPLICATION SLOT {LEFT}_1 LOGICAL 0/0 (proto_version '1',"
             " publication_names 'p')".encode()
         )
-        until = time.monotonic() + 10
-        orphan: Orphan | None = None
-        while orphan is None or orphan.reader is None:
-            assert time.monotonic() < until
+
+        def read_by_somebody() -> Orphan | None:
             [orphan] = orphans(look(source), [])
+            return None if orphan.reader is None else orphan
+
+        orphan = until(read_by_somebody)
         with pytest.raises(TransientError, match="SLOT_IN_USE"):
             remove(connection, orphan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from attempts import Attempt, execute, running
 from other_majors import server_of
 from own_servers import OwnServer, standby_of
 from random_load import SCHEMA, RandomLoad
+from waiting import until
 
 from prefect_datasync.deployments import postgres_servers
 from prefect_datasync.engine.errors import DatasyncError, SlotLost, StateError
@@ -42,13 +43,6 @@ def primary(request: pytest.FixtureRequest) -> Iterator[OwnServer]:
     ):
         execute(server.server, SCHEMA)
         yield server
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.2)
 
 
 def ask(server: Server, query: str) -> object:
@@ -106,11 +100,11 @@ def test_a_failover_under_load_loses_nothing_and_copies_nothing_again(primary, t
             with running(pair.source, target, SPEC) as attempt:
                 assert attempt.verify().equal
                 copied = ask(target, "select sum(rows_copied) from prefect_datasync.job_table")
-                wait_for(lambda: synced(pair))
+                until(lambda: synced(pair), 90)
                 primary.stop("immediate")
                 standby.become_primary()
                 committed = len(load.committed)
-                wait_for(lambda: len(load.committed) > committed + 100)
+                until(lambda: len(load.committed) > committed + 100, 90)
                 live = attempt.verify()
                 assert live.live
                 assert [t for t in live.tables if not t.equal] == []
@@ -128,7 +122,7 @@ def test_a_backlog_is_not_read_past_the_standby(primary, target):
         hold_back(primary, "standby")
         with running(primary.server, target, SPEC) as attempt:
             assert attempt.verify().equal
-            wait_for(lambda: synced(Pair(primary, standby)))
+            until(lambda: synced(Pair(primary, standby)), 90)
         standby.stop()
         execute(
             primary.server, "insert into log select g, 1, 'unseen' from generate_series(1, 9) g"
@@ -147,10 +141,10 @@ def test_a_standby_that_lacks_what_the_target_has_is_refused(primary, target):
     with standby_of(primary, "standby", sync_replication_slots="on") as standby:
         with running(primary.server, target, SPEC) as attempt:
             assert attempt.verify().equal
-            wait_for(lambda: synced(Pair(primary, standby)))
+            until(lambda: synced(Pair(primary, standby)), 90)
             standby.stop()
             execute(primary.server, "insert into log values (1, 1, 'lost')")
-            wait_for(lambda: ask(target, "select count(*) from public.log") == 1)
+            until(lambda: ask(target, "select count(*) from public.log") == 1, 90)
         primary.stop("immediate")
         standby.start()
         standby.become_primary()

@@ -58,14 +58,6 @@ def ends_equal(attempt: Attempt) -> None:
     assert not any("PARKED" in sentence for sentence in attempt.said), attempt.said
 
 
-def says(attempt: Attempt, words: str, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not any(words in sentence for sentence in attempt.said):
-        assert attempt.error is None, attempt.error
-        assert time.monotonic() < end, attempt.said
-        time.sleep(0.05)
-
-
 def test_a_commit_is_in_a_snapshot_or_in_the_stream_behind_it_and_never_in_both(
     source: Server,
 ) -> None:
@@ -192,10 +184,7 @@ def test_prepared_transactions_come_at_their_commit_also_over_a_pause(
             "begin; insert into t values (11, 'gone'); prepare transaction 'gone'",
             "insert into t values (12, 'meanwhile')",
         )
-        end = time.monotonic() + 20
-        while rows(target, "select max(id) from public.t") != [(12,)]:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        attempt.until(lambda: rows(target, "select max(id) from public.t") == [(12,)])
         assert rows(target, "select count(*) from public.t") == [(2,)]
     execute(source, "commit prepared 'kept'", "rollback prepared 'gone'")
     with running(source, target, SPEC) as attempt:
@@ -226,7 +215,7 @@ def test_a_reader_that_has_not_let_the_slot_go_is_waited_for(
     other = Walsender(source, "datasync gone stream", SLOT, (ROWS,), int(str(position)), True)
     execute(source, "insert into t values (1)")
     with running(source, target, SPEC) as attempt:
-        says(attempt, "SLOT_IN_USE")
+        attempt.says("SLOT_IN_USE")
         assert rows(target, "select count(*) from public.t") == [(0,)]
         other.close()
         ends_equal(attempt)
@@ -264,10 +253,10 @@ def test_a_table_that_loses_its_key_soon_takes_no_update_away_from_the_applicati
             "alter table p1 replica identity nothing",
             "alter table v drop constraint v_pkey",
         )
-        end = time.monotonic() + 30
         for name in ("u", "p1", "v"):
-            while "lost its key" not in str(until(attempt, name, Phase.PARKED).fault):
-                assert time.monotonic() < end
+            attempt.until(
+                lambda: "lost its key" in str(until(attempt, name, Phase.PARKED).fault)  # noqa: B023
+            )
         execute(
             source,
             "update v set x = 'b'",

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from attempts import Attempt, execute, running
+from waiting import becomes
 
 from prefect_datasync.engine.postgres.session import connect
 from prefect_datasync.engine.spec import ExistingRows, SyncSpec
@@ -20,12 +21,8 @@ def connections(server) -> int:
 
 
 def gone(server) -> bool:
-    """Whether the job's connections are closed; a server notices within a moment."""
-    for _ in range(30):
-        if connections(server) == 0:
-            return True
-        time.sleep(0.1)
-    return False
+    """Waits until the job's connections are closed; a server notices within a moment."""
+    return becomes(lambda: connections(server) == 0)
 
 
 @pytest.fixture

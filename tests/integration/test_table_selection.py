@@ -49,10 +49,8 @@ def test_a_table_is_removed_and_added_while_the_other_goes_on(two_tables, monkey
 
         def arrives(number: int) -> None:
             execute(source, f"insert into b values ({number}, 1)")
-            end = time.monotonic() + 30
-            while not look.execute("select 1 from public.b where id = %s", (number,)).fetchall():
-                assert time.monotonic() < end, attempt.said
-                time.sleep(0.05)
+            arrived = f"select 1 from public.b where id = {number}"
+            attempt.until(lambda: look.execute(arrived).fetchall())
 
         with running(source, target, spec) as attempt:
             following(attempt)
@@ -63,7 +61,7 @@ def test_a_table_is_removed_and_added_while_the_other_goes_on(two_tables, monkey
             # as it is when the stream still holds changes from before the removal
             execute(source, "insert into a select g, 1 from generate_series(2000, 2009) g")
             write(target, KEY, chosen, A, removing=True)
-            end = time.monotonic() + 20
+            end = time.monotonic() + 60
             while not any("removed from the job" in said for said in attempt.said):
                 execute(source, "update a set x = x + 1 where id < 10")
                 assert time.monotonic() < end

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
-from attempts import Attempt, execute, load, running
+from attempts import execute, load, running
 from own_servers import OwnServer, own_servers
 from table_life import following
+from waiting import until
 
 from prefect_datasync.engine.postgres.session import Server, connect
 from prefect_datasync.engine.spec import SyncSpec
@@ -24,21 +24,10 @@ def own() -> Iterator[OwnServer]:
         yield server
 
 
-def says(attempt: Attempt, words: str, seconds: float = 40) -> None:
-    end = time.monotonic() + seconds
-    while not any(words in sentence for sentence in attempt.said):
-        assert attempt.error is None, attempt.error
-        assert time.monotonic() < end, attempt.said
-        time.sleep(0.05)
-
-
 def waits(target: Server) -> None:
     """Waits until the job waits for a lock of the target."""
-    end = time.monotonic() + 30
     with connect(target, "look") as look:
-        while not look.execute(f"select 1 {APPLY}".encode()).fetchone():
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until(lambda: look.execute(f"select 1 {APPLY}".encode()).fetchone(), every=0.02)
 
 
 def test_deadlocks_cancels_kills_and_a_failover_of_the_target_are_repeated_exactly(
@@ -61,19 +50,19 @@ def test_deadlocks_cancels_kills_and_a_failover_of_the_target_are_repeated_exact
                 target=blocker.execute, args=("select from prefect_datasync.job for update",)
             )
             row.start()  # we hold the row and wait for the table, it the other way round
-            says(attempt, "40P01")
+            attempt.says("40P01")
             row.join(20)
             blocker.execute("rollback")
             for how, code in (("pg_cancel_backend", "57014"), ("pg_terminate_backend", "lost")):
                 blocker.execute("begin; lock table public.log in access exclusive mode")
                 waits(target)
                 blocker.execute(f"select {how}(pid) {APPLY}".encode())
-                says(attempt, code)
+                attempt.says(code)
                 blocker.execute("rollback")
         own.stop()
         (own.home / "data/standby.signal").touch()
         own.start()
-        says(attempt, "25006")
+        attempt.says("25006")
         execute(target, "select pg_promote()")
         report = attempt.verify()
     assert report.equal, "\n".join(attempt.said)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from attempts import KEY, Attempt, execute, running
 from table_life import SPEC, following, until
@@ -19,16 +17,6 @@ from prefect_datasync.engine.verify import VerifyReport
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch):
     monkeypatch.setattr(table_watch, "PUBLICATION_S", 1.0)
-
-
-def said(attempt: Attempt, part: str) -> None:
-    """Until an operator reads it."""
-    end = time.monotonic() + 40
-    while not any(part in sentence for sentence in attempt.said):
-        if attempt.error is not None:
-            raise attempt.error
-        assert time.monotonic() < end, attempt.said
-        time.sleep(0.05)
 
 
 def equal(attempt: Attempt) -> VerifyReport:
@@ -51,23 +39,23 @@ def test_labels_and_attributes_follow_without_a_copy(source, target):
         # used at once: the rows tell of it before anybody looks
         execute(source, "alter type mood add value 'ré' before 'sad'")
         execute(source, "insert into t values (3, 'ré', '(1,a,{ré})')")
-        said(attempt, "ADD VALUE")
+        attempt.says("ADD VALUE")
         execute(source, "alter type mood rename value 'ok' to 'fine'")
-        said(attempt, "RENAME VALUE")
+        attempt.says("RENAME VALUE")
         execute(source, "insert into t values (4, 'fine', null)")
         equal(attempt)
         execute(source, "alter type pair add attribute c numeric(5, 2)")
         execute(source, "insert into t values (5, 'fine', '(1,a,{},2.5)')")
-        said(attempt, "ADD ATTRIBUTE")
+        attempt.says("ADD ATTRIBUTE")
         equal(attempt)
         execute(source, 'alter type pair drop attribute "b ""q"')
         execute(source, "insert into t values (6, 'fine', '(1,{},2.5)')")
-        said(attempt, "DROP ATTRIBUTE")
+        attempt.says("DROP ATTRIBUTE")
         equal(attempt)
         assert not any("PARKED" in sentence for sentence in attempt.said)
         # what was renamed and what replaced cannot be told: the table is copied again
         execute(source, "alter type pair rename attribute c to d")
-        said(attempt, "follows its source again")
+        attempt.says("follows its source again")
         equal(attempt)
     with connect(target, "test") as look:
         labels = "select array_agg(enumlabel::text order by enumsortorder) from pg_enum"
@@ -125,5 +113,5 @@ def test_a_column_that_gets_another_one_s_name_takes_its_values_along(source, ta
             "begin; alter table t rename a to c; alter table t rename b to a;"
             " alter table t rename c to b; insert into t values (100, 1, 2); commit",
         )
-        said(attempt, "follows its source again")
+        attempt.says("follows its source again")
         equal(attempt)

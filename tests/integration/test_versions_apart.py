@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -76,9 +75,7 @@ def test_a_value_that_the_older_side_lacks_lets_its_table_rest(pair, type_, valu
         execute(
             source, f"insert into followed values (1, '{value}')", "insert into other values (1)"
         )
-        until = time.monotonic() + 60
-        while (attempt.sample is None or attempt.sample.parked < 2) and time.monotonic() < until:
-            time.sleep(0.2)
+        attempt.until(lambda: attempt.sample and attempt.sample.parked >= 2)
         verdicts = {t.name: t for t in attempt.verify().tables}
     assert verdicts["other"].equal
     assert verdicts["other"].rows_target == 1

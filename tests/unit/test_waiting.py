@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from waiting import NotInTime, until
+from waiting import NotInTime, becomes, until
 
 ROOT = Path(__file__).resolve().parents[2]
 #: How often a test runs in CI that fails in this way each time; a setting is shared by all.
@@ -98,6 +98,11 @@ def test_waiting_gives_what_was_waited_for() -> None:
 def test_what_is_so_when_the_time_is_over_is_in_time() -> None:
     answers = iter([False, True])
     assert until(lambda: next(answers), 0.01, every=0.05)
+
+
+def test_what_becomes_so_or_does_not_can_be_asserted() -> None:
+    assert becomes(lambda: "so") is True
+    assert becomes(lambda: "", 0.01) is False
 
 
 @pytest.mark.parametrize("told", ["not there: 7", lambda: f"not there: {3 + 4}"])
