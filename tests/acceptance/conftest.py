@@ -19,8 +19,9 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from waiting import until
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget
-from prefect_datasync.deployments import child_processes, postgres_servers
+from prefect_datasync.deployments import child_processes, jobs, maintenance, postgres_servers
 from prefect_datasync.engine.postgres.session import Server
+from prefect_datasync.engine.spec import SyncSpec
 
 BOOT_S = 120.0
 FAST = {"PREFECT_WORKER_QUERY_SECONDS": "0.5"}
@@ -187,3 +188,36 @@ def stopped(server: PrefectServer) -> Iterator[None]:
         yield
     finally:
         server.start()
+
+
+@pytest.fixture
+def make_job(
+    blocks: tuple[str, str], at_source: Database, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str], str]]:
+    """Makes running jobs, each over a table of its own with its name."""
+    made: list[str] = []
+
+    def make(table: str) -> str:
+        at_source(f"create table {table} (id int primary key)")
+        name = f"{table}-{abs(hash(request.node.nodeid)) % 10**6}"
+        spec = SyncSpec(tables=(f"public.{table}",))
+        jobs.create_job(name, source=blocks[0], target=blocks[1], spec=spec)
+        made.append(name)
+        jobs.start(name, wait_s=120)
+        return name
+
+    yield make
+    for name in made:
+        with contextlib.suppress(Exception):
+            jobs.pause(name)
+        jobs.delete(name)
+
+
+@pytest.fixture
+def deployed(prefect_server: PrefectServer, client: SyncPrefectClient) -> Iterator[None]:
+    """The maintenance flows without their schedules, so that a test runs them when it wants."""
+    maintenance.deploy_maintenance()
+    for each in maintenance.MAINTENANCE:
+        client.pause_deployment(client.read_deployment_by_name(f"{each.flow.name}/datasync").id)
+    yield
+    maintenance.remove_maintenance()

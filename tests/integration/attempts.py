@@ -201,6 +201,19 @@ def execute(server: Server, *statements: str) -> None:
             connection.execute(statement.encode())
 
 
+def rows(server: Server, sql: str) -> list[tuple[object, ...]]:
+    """What a statement gives, with nothing but `pg_catalog` in the search path."""
+    with connect(server, "look") as connection:
+        return connection.execute(sql.encode()).fetchall()
+
+
+def ends_equal(attempt: Attempt) -> None:
+    """Both sides are equal, and no table had to be copied again for it."""
+    report = attempt.verify()
+    assert report.equal, "\n".join(attempt.said)
+    assert not any("PARKED" in sentence for sentence in attempt.said), attempt.said
+
+
 @contextlib.contextmanager
 def load(server: Server, statements: Callable[[int], str]) -> Iterator[Callable[[], int]]:
     """Runs `statements(n)` for n = 0, 1, ... in the background; gives how many were committed."""

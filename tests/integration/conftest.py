@@ -10,7 +10,7 @@ import pytest
 from attempts import execute
 from psycopg import sql
 
-from prefect_datasync.engine.postgres.session import Server
+from prefect_datasync.engine.postgres.session import Connection, Server, connect
 
 
 @pytest.fixture
@@ -51,3 +51,17 @@ def two_tables(source: Server, target: Server) -> tuple[Server, Server]:
         "insert into b select g, g from generate_series(1, 500) g",
     )
     return source, target
+
+
+@pytest.fixture
+def here(source: Server) -> Iterator[Connection]:
+    """The source, as a job reads it."""
+    with connect(source, "test") as connection:
+        yield connection
+
+
+@pytest.fixture
+def there(target: Server) -> Iterator[Connection]:
+    """The target, as a job writes it."""
+    with connect(target, "test") as connection:
+        yield connection

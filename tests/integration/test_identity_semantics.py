@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from attempts import Attempt, execute, running
+from attempts import ends_equal, execute, rows, running
 from table_life import following
 
-from prefect_datasync.engine.postgres.session import Server, connect
+from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.spec import SyncSpec
 
 SPEC = SyncSpec(tables=("public.*",))
-
-
-def ends_equal(attempt: Attempt) -> None:
-    """Both sides are equal, and no table had to be copied again for it."""
-    report = attempt.verify()
-    assert report.equal, "\n".join(attempt.said)
-    assert not any("PARKED" in sentence for sentence in attempt.said), attempt.said
-
-
-def rows(server: Server, query: str) -> list[tuple[object, ...]]:
-    with connect(server, "look") as look:
-        return look.execute(query.encode()).fetchall()
 
 
 def test_without_a_key_exactly_one_of_equal_rows_is_changed_or_deleted(

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from attempts import Attempt, execute, running
+from attempts import Attempt, execute, rows, running
 from table_life import following, until
 
 from prefect_datasync.engine.postgres.initial_copy import copying_again
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase
-from prefect_datasync.engine.postgres.session import Server, connect
+from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.postgres.tables import table_watch
 from prefect_datasync.engine.spec import SyncSpec
 
 SPEC = SyncSpec(tables=("public.*",))
-
-
-def rows(server: Server, query: str) -> list[tuple[object, ...]]:
-    with connect(server, "look") as look:
-        return look.execute(query.encode()).fetchall()
 
 
 def ends_equal(attempt: Attempt) -> None:

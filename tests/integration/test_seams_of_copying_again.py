@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import time
 
-from attempts import KEY, execute, load, running
+from attempts import KEY, execute, load, rows, running
 from table_life import following, until
 
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
 from prefect_datasync.engine.postgres.job_rows.wishing import request
-from prefect_datasync.engine.postgres.session import Server, connect
 from prefect_datasync.engine.postgres.tables import table_watch
 from prefect_datasync.engine.spec import Mode, SyncSpec
 
 SPEC = SyncSpec(tables=("public.*",))
-
-
-def rows(server: Server, sql: str) -> list[tuple[object, ...]]:
-    with connect(server, "test") as connection:
-        return connection.execute(sql.encode()).fetchall()
 
 
 def test_a_new_table_does_not_empty_a_table_of_somebody_else(source, target, monkeypatch):

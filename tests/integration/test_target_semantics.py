@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from attempts import KEY, Attempt, execute, running
+from attempts import KEY, ends_equal, execute, rows, running
 from table_life import following, until
 
 from prefect_datasync.engine.postgres.check.findings import Severity
 from prefect_datasync.engine.postgres.instance import check
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
 from prefect_datasync.engine.postgres.job_rows.wishing import request
-from prefect_datasync.engine.postgres.session import Server, connect
+from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.spec import SyncSpec
 
 SPEC = SyncSpec(tables=("public.*",))
-
-
-def rows(server: Server, query: str) -> list[tuple[object, ...]]:
-    with connect(server, "look") as look:
-        return look.execute(query.encode()).fetchall()
-
-
-def ends_equal(attempt: Attempt) -> None:
-    report = attempt.verify()
-    assert report.equal, "\n".join(attempt.said)
-    assert not any("PARKED" in sentence for sentence in attempt.said), attempt.said
 
 
 SHOP = (

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from attempts import KEY, execute, load, running
+from attempts import KEY, execute, load, rows, running
 
 from prefect_datasync.engine.errors import ConfigError, StateError, TransientError
 from prefect_datasync.engine.postgres.comparison import standing, verifying
@@ -17,11 +17,6 @@ from prefect_datasync.engine.verify import Difference
 
 SPEC = SyncSpec()
 ODD = '"o""d; %s {}.é"'
-
-
-def rows(server, sql: str) -> list:
-    with connect(server, "look") as connection:
-        return connection.execute(sql.encode()).fetchall()
 
 
 def by_name(report):

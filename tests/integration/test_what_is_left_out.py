@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
-from attempts import KEY, Attempt, execute, load, running
+from attempts import KEY, Attempt, execute, load, rows, running
 from table_life import following, until
 
 from prefect_datasync.engine.postgres.comparison.verifying import verify
 from prefect_datasync.engine.postgres.instance import check
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase
-from prefect_datasync.engine.postgres.session import Server, connect
 from prefect_datasync.engine.postgres.tables import published, table_watch
 from prefect_datasync.engine.spec import SyncSpec
 
@@ -39,11 +38,6 @@ MADE = (
     "insert into whole select g, case g % 2 when 0 then 'x' else 'y' end, repeat('z', 10) from generate_series(1, 50) g",
     "insert into p select g, 'canary', g from generate_series(1, 200) g",
 )  # fmt: skip
-
-
-def rows(server: Server, sql: str) -> list[tuple[object, ...]]:
-    with connect(server, "test") as look:
-        return look.execute(sql.encode()).fetchall()
 
 
 def change(n: int) -> str:
