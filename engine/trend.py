@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from prefect_datasync.engine.metrics import VERDICTS, Kpis
 from prefect_datasync.engine.sample import Sample
 
 MINUTE_S = 60
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,10 @@ class Trend:
             records=records,
             bytes=max(0, kpis[-1].instance_bytes - self._before[1]),
             rps=round(records / MINUTE_S, 1),
-            idle_time_ms=_highest(each.idle_time_ms for each in kpis),
-            emit_event_time_ms=_highest(each.emit_event_time_ms for each in kpis),
-            lag_bytes=_highest(each.lag_bytes for each in self._samples),
-            retained_bytes=_highest(each.retained_bytes for each in self._samples),
+            idle_time_ms=highest(each.idle_time_ms for each in kpis),
+            emit_event_time_ms=highest(each.emit_event_time_ms for each in kpis),
+            lag_bytes=highest(each.lag_bytes for each in self._samples),
+            retained_bytes=highest(each.retained_bytes for each in self._samples),
             verdict=_worst(kpis),
         )
 
@@ -121,10 +122,10 @@ def _together(one: Minute, other: Minute) -> Minute:
         records=one.records + other.records,
         bytes=one.bytes + other.bytes,
         rps=round(one.rps + other.rps, 1),
-        idle_time_ms=_highest((one.idle_time_ms, other.idle_time_ms)),
-        emit_event_time_ms=_highest((one.emit_event_time_ms, other.emit_event_time_ms)),
-        lag_bytes=_highest((one.lag_bytes, other.lag_bytes)),
-        retained_bytes=_highest((one.retained_bytes, other.retained_bytes)),
+        idle_time_ms=highest((one.idle_time_ms, other.idle_time_ms)),
+        emit_event_time_ms=highest((one.emit_event_time_ms, other.emit_event_time_ms)),
+        lag_bytes=highest((one.lag_bytes, other.lag_bytes)),
+        retained_bytes=highest((one.retained_bytes, other.retained_bytes)),
         verdict=max(one.verdict, other.verdict, key=_badness),
     )
 
@@ -133,7 +134,8 @@ def _minute(at: float) -> int:
     return int(at // MINUTE_S) * MINUTE_S
 
 
-def _highest(values: Iterable[int | None]) -> int | None:
+def highest(values: Iterable[N | None]) -> N | None:
+    """The highest of the values that are known."""
     return max((value for value in values if value is not None), default=None)
 
 

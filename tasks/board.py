@@ -24,7 +24,7 @@ from prefect_datasync.engine.quantities import (
     span,
 )
 from prefect_datasync.engine.sample import Sample, TableCopy
-from prefect_datasync.engine.trend import Minute
+from prefect_datasync.engine.trend import Minute, highest
 
 OPEN, CLOSE = "<!-- datasync ", " -->"
 TABLES = 50  #: shown at most
@@ -95,10 +95,10 @@ def _page(job: str, sample: Sample, hour: Sequence[Minute | None]) -> Iterator[s
         # A copy's rate would make that of the stream a line on the floor.
         rates = [None if each is None or each.verdict == "copying" else each.rps for each in hour]
         lags = [None if each is None else each.emit_event_time_ms for each in hour]
-        yield _picture("records a second", rates, count(_highest(rates)), BLUE)
+        yield _picture("records a second", rates, count(highest(rates)), BLUE)
         if any(lag is not None for lag in lags):
             yield ""
-            yield _picture("emit event time", lags, milliseconds(_highest(lags)), ORANGE)
+            yield _picture("emit event time", lags, milliseconds(highest(lags)), ORANGE)
         yield ""
     # "--" would end the comment; in JSON it can be written otherwise
     yield OPEN + json.dumps(sample.facts()).replace("--", "-\\u002d") + CLOSE
@@ -132,7 +132,3 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
 
 def _picture(title: str, values: Sequence[float | None], highest: str, color: str) -> str:
     return f"![{title}]({data_uri(svg(title, values, highest, color))})"
-
-
-def _highest(values: Sequence[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import psycopg
 import pytest
+from plain_connections import plain
 from psycopg import sql
 from time_limits import pytest_runtest_setup, pytest_timeout_set_timer  # noqa: F401 - hooks
 
@@ -99,7 +100,7 @@ def fresh_database(server: Server, encoding: str | None = None) -> Iterator[Serv
     """A database that lives as long as the generator."""
     name = f"t{os.getpid()}_{next(_numbers)}"
     database = sql.Identifier(name)
-    with administer(server) as admin:
+    with plain(server) as admin:
         made = sql.SQL("create database {}").format(database)
         if encoding is not None:
             made += sql.SQL(" encoding {} locale 'C' template template0").format(encoding)
@@ -107,7 +108,7 @@ def fresh_database(server: Server, encoding: str | None = None) -> Iterator[Serv
     try:
         yield Server(server.host, server.port, name, server.user, server.password)
     finally:
-        with administer(server) as admin:
+        with plain(server) as admin:
             for slot, pid in admin.execute(
                 "select slot_name, active_pid from pg_replication_slots where database = %s",
                 (name,),
@@ -126,17 +127,5 @@ def fresh_database(server: Server, encoding: str | None = None) -> Iterator[Serv
 def roll_back_prepared(server: Server, database: str, gid: str) -> None:
     """A prepared transaction ends only in its own database, and holds a DROP DATABASE back."""
     own = Server(server.host, server.port, database, server.user, server.password)
-    with administer(own) as admin:
+    with plain(own) as admin:
         admin.execute(sql.SQL("rollback prepared {}").format(sql.Literal(gid)))
-
-
-def administer(server: Server) -> psycopg.Connection[tuple[object, ...]]:
-    """A plain connection with the server's own settings, as an application would have."""
-    return psycopg.connect(
-        host=server.host,
-        port=server.port,
-        dbname=server.dbname,
-        user=server.user,
-        password=server.password,
-        autocommit=True,
-    )

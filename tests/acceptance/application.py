@@ -6,6 +6,7 @@ import contextlib
 import threading
 
 import psycopg
+from plain_connections import plain
 
 from prefect_datasync.engine.postgres.session import Server
 
@@ -34,15 +35,3 @@ class Writer:
     def close(self) -> None:
         self._end.set()
         self._thread.join(10)
-
-
-def plain(server: Server) -> psycopg.Connection[tuple[object, ...]]:
-    """A connection as an application opens it."""
-    return psycopg.connect(
-        host=server.host,
-        port=server.port,
-        dbname=server.dbname,
-        user=server.user,
-        password=server.password,
-        autocommit=True,
-    )

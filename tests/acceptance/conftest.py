@@ -12,8 +12,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
+from plain_connections import plain
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from waiting import until
@@ -80,17 +80,24 @@ class PrefectServer:
             return False
 
 
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """The server; this process talks to it as well."""
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+@contextlib.contextmanager
+def running_server(folder: Path, host: str = "127.0.0.1") -> Iterator[PrefectServer]:
+    """A server for a block, which this process talks to as well; what it started ends with it."""
+    server = PrefectServer(folder, host)
     server.start()
     try:
         with temporary_settings({PREFECT_API_URL: server.url, PREFECT_HOME: server.folder}):
             yield server
     finally:
         server.stop()
-        child_processes.sweep(server.folder)
+        child_processes.sweep(folder)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """The server; this process talks to it as well."""
+    with running_server(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -149,14 +156,7 @@ class Database:
         self._server = server
 
     def __call__(self, statement: str, *values: object) -> list[tuple[object, ...]]:
-        with psycopg.connect(
-            host=self._server.host,
-            port=self._server.port,
-            dbname=self._server.dbname,
-            user=self._server.user,
-            password=self._server.password,
-            autocommit=True,
-        ) as connection:
+        with plain(self._server) as connection:
             cursor = connection.execute(statement.encode(), values or None)
             return cursor.fetchall() if cursor.description else []
 

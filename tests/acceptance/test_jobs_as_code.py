@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 import yaml
 from conftest import Database, PrefectServer
+from plain_connections import plain
 from prefect.client.orchestration import SyncPrefectClient
 
 from prefect_datasync.__main__ import main
@@ -111,14 +111,7 @@ def save(kind: type[PostgresSource] | type[PostgresTarget], name: str, server: S
 def other_source(servers: Any) -> Iterator[Database]:
     """A second database on the source's server, with a saved connection `other`."""
     admin = servers.source
-    with psycopg.connect(
-        host=admin.host,
-        port=admin.port,
-        dbname=admin.dbname,
-        user=admin.user,
-        password=admin.password,
-        autocommit=True,
-    ) as connection:
+    with plain(admin) as connection:
         connection.execute("create database other_source")
         server = Server(admin.host, admin.port, "other_source", admin.user, admin.password)
         save(PostgresSource, "other", server)

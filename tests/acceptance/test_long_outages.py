@@ -17,13 +17,13 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from application import Writer, plain
+from application import Writer
 from chaos_proxy import proxied
-from conftest import PrefectServer
+from conftest import PrefectServer, running_server
 from own_servers import OwnServer, own_servers
+from plain_connections import plain
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget
 from prefect_datasync.deployments import child_processes, jobs, maintenance
@@ -126,14 +126,8 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float = BACK_S
 @pytest.fixture
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A server of the test's own, with the maintenance flows deployed."""
-    server = PrefectServer(tmp_path_factory.mktemp("outages"))
-    server.start()
-    try:
-        with temporary_settings({PREFECT_API_URL: server.url, PREFECT_HOME: server.folder}):
-            yield server
-    finally:
-        server.stop()
-        child_processes.sweep(server.folder)
+    with running_server(tmp_path_factory.mktemp("outages")) as server:
+        yield server
 
 
 @pytest.fixture

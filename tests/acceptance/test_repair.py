@@ -17,11 +17,10 @@ import time
 from collections.abc import Callable, Iterator
 from uuid import UUID
 
-import psycopg
 import pytest
-from conftest import Database, PrefectServer
+from conftest import Database, PrefectServer, running_server
+from plain_connections import plain
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from prefect_datasync.deployments import child_processes, jobs, maintenance
 from prefect_datasync.engine.lifecycle import JobState
@@ -40,14 +39,8 @@ Eventually = Callable[..., None]
 @pytest.fixture(scope="module")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A server of this module's own, with the maintenance flows deployed."""
-    server = PrefectServer(tmp_path_factory.mktemp("repair"))
-    server.start()
-    try:
-        with temporary_settings({PREFECT_API_URL: server.url, PREFECT_HOME: server.folder}):
-            yield server
-    finally:
-        server.stop()
-        child_processes.sweep(server.folder)
+    with running_server(tmp_path_factory.mktemp("repair")) as server:
+        yield server
 
 
 class Workers:
@@ -127,14 +120,7 @@ class Writer:
         self._thread.start()
 
     def _run(self) -> None:
-        with psycopg.connect(
-            host=self._server.host,
-            port=self._server.port,
-            dbname=self._server.dbname,
-            user=self._server.user,
-            password=self._server.password,
-            autocommit=True,
-        ) as connection:
+        with plain(self._server) as connection:
             while not self._end.wait(0.02):
                 self.rows += 1
                 n = 10_000 + self.rows

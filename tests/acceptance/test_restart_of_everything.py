@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from application import Writer, plain
+from application import Writer
 from conftest import PrefectServer
 from own_servers import OwnServer, own_servers
+from plain_connections import plain
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget

@@ -14,11 +14,11 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from application import Writer, plain
-from conftest import PrefectServer
+from application import Writer
+from conftest import PrefectServer, running_server
 from own_servers import OwnServer, own_servers
+from plain_connections import plain
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from second_host import NETWORK, OURS, SecondHost, second_host, why_not
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget
@@ -51,14 +51,8 @@ def prefect_server(second: SecondHost, tmp_path: Path) -> Iterator[PrefectServer
     """A server that both hosts reach."""
     folder = tmp_path / "prefect"
     folder.mkdir()
-    server = PrefectServer(folder, OURS)
-    server.start()
-    try:
-        with temporary_settings({PREFECT_API_URL: server.url, PREFECT_HOME: server.folder}):
-            yield server
-    finally:
-        server.stop()
-        child_processes.sweep(folder)
+    with running_server(folder, OURS) as server:
+        yield server
 
 
 @pytest.fixture

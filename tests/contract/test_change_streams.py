@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable, Iterator
 
 import drivers
-import psycopg
 import pytest
+from plain_connections import plain
 
 from prefect_datasync.engine.changes import (
     Begin,
@@ -225,14 +225,7 @@ def test_a_second_reader_of_the_slot_is_refused(source, prepared, open_stream):
 def test_a_lost_connection_is_a_transient_error(source, stream):
     list(stream.receive(0.2))
     list(stream.receive(0.2))  # a feed streams by now
-    with psycopg.connect(
-        host=source.host,
-        port=source.port,
-        dbname=source.dbname,
-        user=source.user,
-        password=source.password,
-        autocommit=True,
-    ) as administrator:
+    with plain(source) as administrator:
         administrator.execute(
             "select pg_terminate_backend(pid, 3000) from pg_stat_activity"
             " where application_name = %s and datname = current_database()",

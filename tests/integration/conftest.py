@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import psycopg
 import pytest
 from attempts import execute
+from plain_connections import plain
 from psycopg import sql
 
 from prefect_datasync.engine.postgres.session import Connection, Server, connect
@@ -19,14 +19,7 @@ def weak_role() -> Iterator[Callable[[Server], Server]]:
     made: list[Server] = []
 
     def run(server: Server, *statements: str) -> None:
-        with psycopg.connect(
-            host=server.host,
-            port=server.port,
-            dbname=server.dbname,
-            user=server.user,
-            password=server.password,
-            autocommit=True,
-        ) as admin:
+        with plain(server) as admin:
             for statement in statements:
                 admin.execute(sql.SQL(statement).format(sql.Identifier(f"role_{server.dbname}")))
 

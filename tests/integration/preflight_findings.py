@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import psycopg
+from plain_connections import plain
 
 from prefect_datasync.engine.postgres.catalog import read_not_synced, read_tables
 from prefect_datasync.engine.postgres.check.preflight import (
@@ -21,19 +21,8 @@ MakeRole = Callable[[Server], Server]
 
 def run(server: Server, statements: str) -> None:
     """As an application or an administrator would."""
-    with application(server) as connection:
+    with plain(server) as connection:
         connection.execute(statements.encode())
-
-
-def application(server: Server) -> psycopg.Connection[tuple[object, ...]]:
-    return psycopg.connect(
-        host=server.host,
-        port=server.port,
-        dbname=server.dbname,
-        user=server.user,
-        password=server.password,
-        autocommit=True,
-    )
 
 
 def at_source(server: Server, spec: SyncSpec | None = None) -> dict[str, Finding]:

@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from plain_connections import plain
 
 from prefect_datasync.deployments import postgres_servers
 from prefect_datasync.engine.errors import ConnectFailed, TransientError
@@ -163,14 +163,7 @@ def test_a_server_that_is_not_there_is_a_fault_that_may_heal():
 
 
 def test_a_database_with_hostile_settings_still_gives_pinned_text(source):
-    with psycopg.connect(
-        host=source.host,
-        port=source.port,
-        dbname=source.dbname,
-        user=source.user,
-        password=source.password,
-        autocommit=True,
-    ) as administrator:
+    with plain(source) as administrator:
         for setting in (
             "datestyle = 'SQL, DMY'",
             "intervalstyle = 'sql_standard'",

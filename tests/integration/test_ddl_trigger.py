@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-import psycopg
 import pytest
 from attempts import execute, running
+from plain_connections import plain
 from table_life import SPEC, following, until
 
 from prefect_datasync.engine.postgres.check.findings import Severity
@@ -162,10 +162,7 @@ def test_an_application_without_rights_runs_its_ddl_and_a_broken_trigger_breaks_
 
     execute(source, "drop function datasync_ddl.is_published")
     warned: list[str] = []
-    with psycopg.connect(
-        host=weak.host, port=weak.port, dbname=weak.dbname, user=weak.user, password=weak.password,
-        autocommit=True,
-    ) as application:  # fmt: skip
+    with plain(weak) as application:
         application.add_notice_handler(lambda notice: warned.append(notice.message_primary or ""))
         application.execute("create table app.w (id int)")
         application.execute("alter table app.w add x int default random()")

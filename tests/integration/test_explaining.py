@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import psycopg
 import pytest
 from attempts import KEY, Attempt, execute, load, running
 from chaos_proxy import proxied
@@ -166,8 +165,5 @@ def test_a_role_without_rights_sees_its_own_sessions(both):
         said = explaining.look(plain, target, KEY, SPEC, None)
         assert said.unseen == ()
     finally:
-        with psycopg.connect(
-            host=source.host, port=source.port, dbname=source.dbname, user=source.user,
-            password=source.password, autocommit=True,
-        ) as admin:  # fmt: skip
+        with plain(source) as admin:
             admin.execute("drop owned by plain_role; drop role plain_role")

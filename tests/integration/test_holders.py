@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 
-import psycopg
+from plain_connections import plain
 
 from prefect_datasync.engine.postgres.job_rows import state_schema
 from prefect_datasync.engine.postgres.job_rows.hold import Hold
@@ -71,14 +71,7 @@ def test_a_process_is_gone_when_it_ran_on_this_machine_and_is_no_more(target: Se
         hold.close()
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    with psycopg.connect(
-        host=target.host,
-        port=target.port,
-        dbname=target.dbname,
-        user=target.user,
-        password=target.password,
-        autocommit=True,
-    ) as connection:
+    with plain(target) as connection:
         state_schema.ensure_schema(connection)
         here = claim(connection, "orders", "instance", "elsewhere:1")[0]
         assert here.epoch == 2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from preflight_findings import MakeRole, application, at_source, at_target, blocking, run
+from plain_connections import plain
+from preflight_findings import MakeRole, at_source, at_target, blocking, run
 
 from prefect_datasync.engine.postgres.check.preflight import (
     Severity,
@@ -51,7 +52,7 @@ def test_an_open_writer_is_named_by_its_process_and_a_reader_is_not(
     run(source, "create table t (id int primary key)")
     role = weak_role(source)
     run(source, f'alter role "{role.user}" replication; grant select on t to "{role.user}"')
-    with application(source) as writer, application(source) as reader:
+    with plain(source) as writer, plain(source) as reader:
         reader.execute("begin")
         reader.execute("select * from t")
         writer.execute("begin")

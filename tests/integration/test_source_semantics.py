@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 from attempts import Attempt, ends_equal, execute, rows, running
 from own_servers import OwnServer, own_servers
+from plain_connections import plain
 from table_life import following
 
 from prefect_datasync.engine.errors import SlotLost, StateError
@@ -100,10 +100,7 @@ def test_a_commit_is_in_a_snapshot_or_in_the_stream_behind_it_and_never_in_both(
 
 
 def test_no_timeout_of_the_source_ends_a_session_or_an_exported_snapshot(source: Server) -> None:
-    with psycopg.connect(
-        host=source.host, port=source.port, dbname=source.dbname, user=source.user,
-        password=source.password, autocommit=True,
-    ) as administrator:  # fmt: skip
+    with plain(source) as administrator:
         for name in (
             "statement_timeout",
             "lock_timeout",
