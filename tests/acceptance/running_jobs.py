@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from conftest import Database
+from databases import Database
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 

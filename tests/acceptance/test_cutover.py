@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from conftest import Database
+from databases import Database
 
 from prefect_datasync.__main__ import main
 from prefect_datasync.deployments import cutover as module

@@ -18,11 +18,12 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from conftest import Database, PrefectServer
+from databases import Database
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelling, Completed, Failed, Running, Suspended
+from private_prefect import PrefectServer
 
 from prefect_datasync.__main__ import main
 from prefect_datasync.deployments import jobs

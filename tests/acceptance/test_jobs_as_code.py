@@ -14,9 +14,10 @@ from uuid import UUID
 
 import pytest
 import yaml
-from conftest import Database, PrefectServer
+from databases import Database
 from plain_connections import plain
 from prefect.client.orchestration import SyncPrefectClient
+from private_prefect import PrefectServer
 
 from prefect_datasync.__main__ import main
 from prefect_datasync.blocks import PostgresSource, PostgresTarget

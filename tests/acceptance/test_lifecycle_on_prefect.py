@@ -12,13 +12,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from conftest import Database, PrefectServer, stopped
+from databases import Database
 from everything_told import everything_told, secrets_in
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Suspended
+from private_prefect import PrefectServer, stopped
 
 from prefect_datasync.blocks import PostgresTarget, SyncCheckpoint
 from prefect_datasync.deployments import jobs

@@ -20,10 +20,11 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from conftest import Database, PrefectServer, stopped
+from databases import Database
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+from private_prefect import PrefectServer, stopped
 from prometheus_client.parser import text_string_to_metric_families
 
 from prefect_datasync.deployments import jobs

@@ -19,11 +19,11 @@ from uuid import UUID
 import pytest
 from application import Writer
 from chaos_proxy import proxied
-from conftest import PrefectServer, running_server
 from own_servers import OwnServer, own_servers
 from plain_connections import plain
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from private_prefect import PrefectServer, running_server
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget
 from prefect_datasync.deployments import child_processes, jobs, maintenance

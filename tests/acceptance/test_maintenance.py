@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from conftest import Database, PrefectServer
+from databases import Database
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.states import (
     Cancelling,
 )
+from private_prefect import PrefectServer
 from running_jobs import process_of, run_flow, state_of
 
 from prefect_datasync.deployments import jobs, maintenance

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from conftest import Database
+from databases import Database
 
 from prefect_datasync.blocks import PostgresTarget
 from prefect_datasync.deployments import jobs

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from chaos_proxy import proxied
-from conftest import FAST, PREFECTS_OWN, WORKER, Database, PrefectServer
+from databases import Database
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from private_prefect import FAST, PREFECTS_OWN, WORKER, PrefectServer
 
 from prefect_datasync.deployments import child_processes, jobs, worker
 from prefect_datasync.engine.postgres.session import Server

@@ -15,8 +15,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from conftest import Database, PrefectServer
+from databases import Database
 from prefect.client.orchestration import SyncPrefectClient
+from private_prefect import PrefectServer
 from waiting import until
 
 from prefect_datasync.deployments import jobs

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 from uuid import UUID
 
 import pytest
-from conftest import Database, PrefectServer, running_server
+from databases import Database
 from plain_connections import plain
 from prefect.client.orchestration import SyncPrefectClient
+from private_prefect import PrefectServer, running_server
 
 from prefect_datasync.deployments import child_processes, jobs, maintenance
 from prefect_datasync.engine.lifecycle import JobState

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from application import Writer
-from conftest import PrefectServer
 from own_servers import OwnServer, own_servers
 from plain_connections import plain
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from private_prefect import PrefectServer
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget
 from prefect_datasync.deployments import child_processes, jobs, maintenance

@@ -15,10 +15,10 @@ from uuid import UUID
 
 import pytest
 from application import Writer
-from conftest import PrefectServer, running_server
 from own_servers import OwnServer, own_servers
 from plain_connections import plain
 from prefect.client.orchestration import SyncPrefectClient
+from private_prefect import PrefectServer, running_server
 from second_host import NETWORK, OURS, SecondHost, second_host, why_not
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget

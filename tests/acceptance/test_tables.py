@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from conftest import Database
+from databases import Database
 from prefect.client.orchestration import SyncPrefectClient
 
 from prefect_datasync.__main__ import main

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import Database
+from databases import Database
 from prefect.client.orchestration import SyncPrefectClient
 
 from prefect_datasync.__main__ import main

@@ -56,7 +56,7 @@ def slots(source: Server) -> list[tuple[str, bool, str]]:
 def inserted(stream: ChangeStream) -> Iterator[tuple[int, int]]:
     """The number of every inserted row with the end of its transaction."""
     found = None
-    until = time.monotonic() + 30
+    until = time.monotonic() + 90
     while time.monotonic() < until:
         for change in one_by_one(stream.receive(0.1)):
             if isinstance(change, Begin):
