@@ -1,12 +1,17 @@
-"""A test that is run once more gets its time limit anew: pytest-timeout sets one for all its runs together.
+"""The only time limit of a test is pytest-timeout's, and a test that is run once more gets it anew.
 
-After a timeout the second run would have no limit at all. Imported by a conftest, which makes hooks of it.
+pytest-timeout sets one limit for all runs of a test, so that after a timeout the second would have none at
+all. Hypothesis' limit of 200 ms for one example measures nothing but how busy the machine is. Imported by a
+conftest, which makes hooks of it.
 """
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 LIMIT = pytest.StashKey[object]()
 
 

@@ -65,11 +65,11 @@ def test_a_running_job_is_seen_live_and_waited_for(
     # a flow that reads the target waits for what it needs
     at_source("insert into seen values (101)")
     end = at_source("select pg_current_wal_insert_lsn()::text")[0][0]
-    assert jobs.wait_for("seen", lsn=str(end), timeout=30).state is JobState.RUNNING
+    assert jobs.wait_for("seen", lsn=str(end), timeout=60).state is JobState.RUNNING
     assert at_target("select count(*) from seen") == [(101,)]
     at_source("insert into seen values (102)")
     moment = datetime.now(UTC)
-    reached = jobs.wait_for("seen", committed_before=moment, timeout=30)
+    reached = jobs.wait_for("seen", committed_before=moment, timeout=60)
     assert at_target("select count(*) from seen") == [(102,)]
     assert reached.committed_before is not None
     assert moment <= reached.committed_before <= datetime.now(UTC)
@@ -185,7 +185,7 @@ def watched(server: PrefectServer, name: str) -> str:
     )
     os.close(screen)
     drawn, asked = "", False
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     try:
         while process.poll() is None:
             assert time.monotonic() < until, drawn

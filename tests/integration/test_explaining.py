@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from attempts import KEY, Attempt, execute, load, running
 from chaos_proxy import proxied
+from plain_connections import plain
 from test_indicators import until
 
 from prefect_datasync.engine import metrics
@@ -114,18 +113,12 @@ def test_our_own_work_is_named_when_it_is_the_most(both, monkeypatch):
             first = number * 2000
             return f"insert into wide select g, {values} from generate_series({first}, {first + 1999}) g"
 
+        def ours() -> bool:
+            found = explained(attempt)
+            return found.bottleneck in ("decoding", "apply") and "decoding" in found.because
+
         with load(source, change):
-            end = time.monotonic() + 8
-            while time.monotonic() < end:
-                time.sleep(0.5)
-                sample = attempt.sample
-                assert sample is not None
-                if sample.stages.get("own", 0) > 0.4:
-                    break
-        assert sample.stages["own"] + sample.stages.get("blocked", 0) > 0.4
-        found = explained(attempt)
-        assert found.bottleneck in ("decoding", "apply")
-        assert "decoding" in found.because
+            attempt.until(ours, told=lambda: explained(attempt))
 
 
 @pytest.mark.slow
@@ -161,8 +154,8 @@ def test_a_role_without_rights_sees_its_own_sessions(both):
         admin.execute("create role plain_role login password 'plain'")
         admin.execute("grant usage on schema public to plain_role")
     try:
-        plain = Server(source.host, source.port, source.dbname, "plain_role", "plain")
-        said = explaining.look(plain, target, KEY, SPEC, None)
+        role = Server(source.host, source.port, source.dbname, "plain_role", "plain")
+        said = explaining.look(role, target, KEY, SPEC, None)
         assert said.unseen == ()
     finally:
         with plain(source) as admin:

@@ -45,7 +45,7 @@ def equal_by_a_clean_attempt(source, target) -> None:
         report = verified(source, target, SPEC)
     finally:
         attempt.send_signal(signal.SIGTERM)
-        said, _ = attempt.communicate(timeout=30)
+        said, _ = attempt.communicate(timeout=60)
     assert attempt.returncode == 0, said
     assert [t for t in report.tables if not t.equal] == []
 
@@ -112,7 +112,7 @@ def test_a_fault_that_heals_is_healed_within_the_attempt(point, source, target):
         time.sleep(0.1)
     report = verify(KEY, source, target, SPEC)
     attempt.send_signal(signal.SIGTERM)
-    said, _ = attempt.communicate(timeout=30)
+    said, _ = attempt.communicate(timeout=60)
     assert attempt.returncode == 0, said
     assert f"fault at {point}" in said
     assert "peak_mb" in json.loads(said.splitlines()[-1])

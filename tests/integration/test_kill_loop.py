@@ -74,7 +74,7 @@ def test_nothing_is_lost_repeated_or_stale_after_kills_and_crashes(pair: Pair) -
         report = verified(source, target, spec)
     finally:
         last.terminate()
-        said, _ = last.communicate(timeout=30)
+        said, _ = last.communicate(timeout=60)
     assert last.returncode == 0, said
     assert epochs[-1] > KILLS // 2, f"most attempts died before they held the job: {epochs}"
     assert wrong == []
