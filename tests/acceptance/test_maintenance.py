@@ -64,9 +64,9 @@ def test_a_window_pauses_jobs_and_resumes_exactly_those_though_it_is_killed_in_b
 ) -> None:
     mine, rests = make_job("orders"), make_job("items")
     jobs.pause(rests)
-    window = run_flow(client, "maintenance-window", jobs=[mine, rests], duration="PT6S")
+    window = run_flow(client, "maintenance-window", jobs=[mine, rests], duration="PT12S")
     eventually(lambda: jobs.status(mine).state is JobState.PAUSED, LONG)
-    longer = run_flow(client, "maintenance-window", jobs=[mine], duration="PT9S")
+    longer = run_flow(client, "maintenance-window", jobs=[mine], duration="PT15S")
     eventually(lambda: state_of(client, window).is_final(), LONG)
     assert state_of(client, window).message == "0 jobs were paused and resumed"
     assert jobs.status(mine).state is JobState.PAUSED  # the other window lasts
