@@ -11,8 +11,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from conftest import PrefectServer, stopped
 from prefect.client.orchestration import SyncPrefectClient
+from private_prefect import PrefectServer, stopped
 
 from prefect_datasync.engine.trend import MINUTE_S, joined
 from prefect_datasync.tasks.events import read_minutes
