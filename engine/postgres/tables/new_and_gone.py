@@ -85,6 +85,15 @@ def occupied(
     return {n for n, at in found.items() if at not in filled and holds_rows(target, at)}
 
 
+def vanished(source: Connection, relids: Collection[int]) -> frozenset[int]:
+    """Those that the source has dropped: nothing follows them, whatever the stream still has of them.
+
+    A table that was made anew under the same name has another relation, and is copied.
+    """
+    there = source.execute("select oid::bigint from pg_class where oid = any(%s)", (list(relids),))
+    return frozenset(relids) - {relid for (relid,) in there}
+
+
 def take_away(
     source: Connection, attempt: Attempt, row: TableRow, policy: Policy, *, shared: bool
 ) -> tuple[Phase, str]:

@@ -71,6 +71,7 @@ class Parking:
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
         self._rows: tuple[TableRow, ...] = ()
+        self._vanished: frozenset[int] = frozenset()  # of which the stream still has changes
         self._switches: dict[int, Switches] = {}  # as of the last look at the source
         self.chosen: str | None = None  #: what was said of the job's tables, as written
         self._chosen = Chosen.of(None, attempt.spec)
@@ -86,7 +87,7 @@ class Parking:
         """Relations whose changes are not applied; one that was renamed follows under its new name."""
         following = {r.relid for r in self.following}
         resting = frozenset(r.relid for r in self._rows) | frozenset(self._chosen.removed)
-        return resting - following
+        return (resting | self._vanished) - following
 
     @property
     def parked(self) -> tuple[TableRow, ...]:
@@ -275,10 +276,14 @@ class Parking:
                 translating("look for a new table"),
             ):
                 tables = synced_tables(source, self.spec, {})
+                vanished = new_and_gone.vanished(source, set(fault.relids) - set(named.values()))
             new = [t for t in tables if t.relid in fault.relids and t.full_name not in named]
             named |= {t.full_name: t.relid for t in new}
             policies = {t.full_name: t.switches.on_new_table for t in new}
             targets = {t.full_name: t.target for t in tables}
+            if vanished:
+                self._vanished |= vanished
+                return
         if not named or Policy.FAIL in policies.values():
             raise fault
         for name, relid in named.items():
