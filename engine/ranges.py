@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-MOST = 4096  #: ranges of a table
+MOST = 16_384  #: ranges of a table: more would cost as below where its rows do not lie in the key's order
 BUCKETS = (
     1024  #: of a hash; the sums of 16,384, hit at random, miss the processor's cache: +40 % CPU
 )
+LOWEST, HIGHEST = -(2**63), 2**63 - 1
 SAMPLED = 64  #: ranges that a sample takes: few enough for an index, many enough to be spread
 
 
@@ -28,16 +29,16 @@ class KeyRanges:
     first: int
     last: int
 
-    def runs(self, numbers: Sequence[int]) -> list[tuple[int | None, int | None]]:
-        """The keys [low, high) of the numbered ranges, neighbours put together; None is open."""
-        found: list[tuple[int | None, int | None]] = []
+    def runs(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
+        """The first and the last key of the numbered ranges, neighbours put together."""
+        found: list[tuple[int, int]] = []
         at = 0
         while at < len(numbers):
             begin = end = numbers[at]
             while at + 1 < len(numbers) and numbers[at + 1] == end + 1:
                 at, end = at + 1, end + 1
-            low = None if begin == self.first else begin << self.shift
-            high = None if end == self.last else (end + 1) << self.shift
+            low = LOWEST if begin == self.first else begin << self.shift
+            high = HIGHEST if end == self.last else ((end + 1) << self.shift) - 1
             found.append((low, high))
             at += 1
         return found

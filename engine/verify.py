@@ -7,11 +7,12 @@ one, as (hash of the key, hash of the row).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
+
+NOT_COMPARED = "not compared: "  #: so begins the note of a table of which nothing can be said
 
 Summary = tuple[int, Decimal]  #: rows, sum of hashes
 Pair = tuple[int, int]  #: hash of a row's key, or the key if it is an integer; hash of the row
@@ -81,9 +82,14 @@ class VerifyReport:
         return tuple(table for table in self.tables if not table.compared)
 
     @property
+    def compared(self) -> int:
+        """How many tables something can be said of."""
+        return len(self.tables) - len(self.not_compared)
+
+    @property
     def words(self) -> str:
         """The verdict, and how many tables it is about."""
-        compared = len(self.tables) - len(self.not_compared)
+        compared = self.compared
         verdict = "DIFFERENT" if not self.equal else "equal" if compared else "nothing compared"
         sample = f" in a sample of {self.sample:g} %" if self.sample is not None else ""
         left = f", {len(self.not_compared)} not compared" if self.not_compared else ""
@@ -106,26 +112,57 @@ def unequal(source: Mapping[int, Summary], target: Mapping[int, Summary]) -> tup
     return tuple(n for n in numbers if source.get(n) != target.get(n))
 
 
-def differing(source: Iterable[Pair], target: Iterable[Pair]) -> Iterator[tuple[int, Difference]]:
-    """Each key that differs, and how; both sides come in order, so any number of rows takes no memory."""
-    theirs = groupby(target, key=lambda pair: pair[0])
-    other = next(theirs, None)
-    for key, pairs in groupby(source, key=lambda pair: pair[0]):
-        while other is not None and other[0] < key:
-            yield other[0], Difference(0, sum(1 for _ in other[1]), 0)
-            other = next(theirs, None)
-        if other is None or other[0] > key:
-            yield key, Difference(sum(1 for _ in pairs), 0, 0)
+def differing(
+    source: Iterable[Sequence[Pair]], target: Iterable[Sequence[Pair]]
+) -> Iterator[tuple[int, Difference]]:
+    """Each key that differs, and how; both sides come in blocks and in order, so any number of rows takes no memory."""
+    for key, found in groupby(_alone(source, target), key=lambda each: each[1][0]):
+        gone = extra = 0
+        for at_source, _ in found:
+            gone, extra = gone + at_source, extra + (not at_source)
+        changed = min(gone, extra)
+        yield key, Difference(gone - changed, extra - changed, changed)
+
+
+def _alone(
+    source: Iterable[Sequence[Pair]], target: Iterable[Sequence[Pair]]
+) -> Iterator[tuple[bool, Pair]]:
+    """What only one side has, in order, and whether that is the source; equal stretches cost next to nothing."""
+    sources, targets = filter(None, source), filter(None, target)
+    mine, theirs = next(sources, ()), next(targets, ())
+    i = j = 0
+    while mine or theirs:
+        same = _same(mine, i, theirs, j)
+        i, j = i + same, j + same
+        if i < len(mine) and (j == len(theirs) == 0 or j < len(theirs) and mine[i] < theirs[j]):
+            yield True, mine[i]
+            i += 1
+        elif j < len(theirs) and (i == len(mine) == 0 or i < len(mine)):
+            yield False, theirs[j]
+            j += 1
+        if i == len(mine):
+            mine, i = next(sources, ()), 0
+        if j == len(theirs):
+            theirs, j = next(targets, ()), 0
+
+
+def _same(mine: Sequence[Pair], i: int, theirs: Sequence[Pair], j: int) -> int:
+    """How many pairs from these places on are the same on both sides, one by one."""
+    most = min(len(mine) - i, len(theirs) - j)
+    done, step = 0, 1
+    while done < most:
+        step = min(step, most - done)
+        if mine[i + done : i + done + step] == theirs[j + done : j + done + step]:
+            done, step = done + step, step * 8
             continue
-        mine, more = Counter(row for _, row in pairs), Counter(row for _, row in other[1])
-        if mine != more:
-            gone, extra = (mine - more).total(), (more - mine).total()
-            changed = min(gone, extra)
-            yield key, Difference(gone - changed, extra - changed, changed)
-        other = next(theirs, None)
-    while other is not None:
-        yield other[0], Difference(0, sum(1 for _ in other[1]), 0)
-        other = next(theirs, None)
+        while step > 1:  # the first that differs is among the next *step*
+            half = step // 2
+            if mine[i + done : i + done + half] == theirs[j + done : j + done + half]:
+                done, step = done + half, step - half
+            else:
+                step = half
+        break
+    return done
 
 
 def apart(found: Difference, *, missing: bool, extra: bool) -> tuple[Difference, Difference]:

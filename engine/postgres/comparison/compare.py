@@ -2,14 +2,15 @@
 
 One pass over the table gives the summaries of all its parts (`row_hash.Division`). Only the rows of parts
 whose summaries differ are read again, as (key, hash of the row) in order, and merged here: so an equal table
-is read once, another at most twice, and no difference is too large for memory.
+is read once, another at most twice, and no difference is too large for memory. Few rows of parts that are
+ranges of a key are read by its index; those of others are looked for in a second pass.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -21,9 +22,11 @@ import psycopg
 from prefect_datasync.engine.errors import CopyStopped, TransientError
 from prefect_datasync.engine.postgres.catalog import Name, Table, own_column, quote
 from prefect_datasync.engine.postgres.comparison.row_hash import (
+    ALL,
     ByHash,
     ByKey,
     Division,
+    Parts,
     key_columns,
     key_hash,
     row_hash,
@@ -47,6 +50,8 @@ from prefect_datasync.engine.verify import (
 )
 
 BLOCK = 10_000  #: rows fetched at once
+FEW = 1 / 8  #: of a table's rows; so many are read by an index, more in one pass
+WORK_MEM = "64MB"  #: the sums of all parts fit, and the order of a million rows
 MISSING = "the table is missing at the target"
 #: Two partitions have rows of the same address, by which a correction finds them.
 PARTITIONED = "the target's table is partitioned, and is not repaired row by row"
@@ -161,27 +166,31 @@ class Comparer:
             sql = f"select count(*) from {source_rows(table)}"
             (rows,) = self._source.execute(sql.encode()).fetchone() or (0,)
             return TableVerdict(table.schema, table.name, rows, 0, False, note=MISSING), None
-        hashed, parts = row_hash(table, other, self._text), self._division(table, other)
-        where = "true"
+        hashed, division = row_hash(table, other, self._text), self._division(table, other)
+        parts = ALL
         if self._sample is not None:
-            where = parts.within(sampled(*parts.ends, self._sample, self._random))
+            numbers = sampled(*division.ends, self._sample, self._random)
+            parts = division.within(numbers, few=self._sample <= FEW * 100)
         rows_of = (source_rows(table), target_rows(table, other))
         mine, theirs = self._both(
-            rows_of, lambda c, rows: _summaries(c, rows, parts, hashed, where)
+            rows_of, lambda c, rows: _summaries(c, rows, division, hashed, parts)
         )
         found: Difference | None = None
         suspect: Suspect | None = None
         note = ""
         if numbers := unequal(mine, theirs):
-            where = parts.within(numbers)
+            few = _rows(mine, numbers) + _rows(theirs, numbers) <= FEW * (
+                _rows(mine) + _rows(theirs)
+            )
+            parts = division.within(numbers, few=few)
             keys: list[int] = []
             kept: list[Difference] = []
-            found = total(self._differences(table, rows_of, parts, hashed, where, keys, kept))
+            found = total(self._differences(table, rows_of, division, hashed, parts, keys, kept))
             note = _kept_words(total(kept))
             if not found.rows:
                 found = None
             elif found.rows <= self._keys_of and not table.shards and other.kind == "r":
-                named = self._keys(table, rows_of, parts, where, keys)
+                named = self._keys(table, rows_of, division, parts, keys)
                 suspect = Suspect(table, other, self._text, named)
             elif other.kind == "p":
                 note = "; ".join(filter(None, (note, PARTITIONED)))
@@ -199,15 +208,15 @@ class Comparer:
         ).fetchone()
         low, high = ends if ends and ends[0] is not None else (0, 0)
         most = MOST if self._sample is None else most_for_sample(self._sample)
-        return ByKey(mine.name, ranges_over(low, high, most))
+        return ByKey(mine.name, ranges_over(low, high, most), other.chunk_key == mine.name)
 
     def _differences(
         self,
         table: Table,
         rows_of: tuple[str, str],
-        parts: Division,
+        division: Division,
         hashed: str,
-        where: str,
+        parts: Parts,
         keys: list[int],
         kept: list[Difference],
     ) -> Iterator[Difference]:
@@ -216,7 +225,7 @@ class Comparer:
         missing, extra = switches.may_lack_rows, switches.may_have_more_rows
         with contextlib.ExitStack() as stack:
             mine, theirs = self._both(
-                rows_of, lambda c, rows: _pairs(stack, c, rows, parts, hashed, where)
+                rows_of, lambda c, rows: _pairs(stack, c, rows, division, hashed, parts)
             )
             for key, each in differing(mine, theirs):
                 found, allowed = apart(each, missing=missing, extra=extra)
@@ -232,16 +241,16 @@ class Comparer:
         self,
         table: Table,
         rows_of: tuple[str, str],
-        parts: Division,
-        where: str,
+        division: Division,
+        parts: Parts,
         keys: list[int],
     ) -> tuple[tuple[str, ...], ...]:
-        if isinstance(parts, ByKey) or not key_columns(table):
+        if isinstance(division, ByKey) or not key_columns(table):
             return tuple((str(key),) for key in keys)
         names = ", ".join(f"{quote(name)}::text" for name in key_columns(table))
 
         def ask(connection: Connection, rows: str) -> list[Any]:
-            sql = f"select distinct {names} from {rows} where {where} and {parts.key}"
+            sql = f"select distinct {names} from {rows} where {parts.where} and {division.key}"
             sql = sql.replace("%", "%%") + " in (select unnest(%s::bigint[]))"
             return connection.execute(sql.encode(), (keys,)).fetchall()
 
@@ -274,12 +283,14 @@ def _unlocked_afterwards(connection: Connection) -> Iterator[None]:
 
 
 def _summaries(
-    connection: Connection, rows: str, parts: Division, hashed: str, where: str
+    connection: Connection, rows: str, division: Division, hashed: str, parts: Parts
 ) -> dict[int, Summary]:
-    rows = _hashed(rows, parts, hashed, parts.number, where)
-    sql = f"select k, count(*), sum(r) from ({rows}) x group by 1"
-    if parts.key == hashed:
-        sql = f"select k & {BUCKETS - 1}, count(*), sum(r) from ({rows}) x group by 1"
+    _heed(connection, parts)
+    if division.key == hashed:
+        number, rows = f"r & {BUCKETS - 1}", parts.rows(f"{hashed} as r", rows)
+    else:
+        number, rows = "k", parts.rows(f"{division.number} as k, {hashed} as r", rows)
+    sql = f"select {number}, count(*), sum(r) from ({rows}) x group by 1"
     return {row[0]: (row[1], row[2]) for row in connection.execute(sql.encode())}
 
 
@@ -287,25 +298,26 @@ def _pairs(
     stack: contextlib.ExitStack,
     connection: Connection,
     rows: str,
-    parts: Division,
+    division: Division,
     hashed: str,
-    where: str,
-) -> Iterator[Pair]:
-    """The rows as pairs, in order, a block at a time; the first block is there on return."""
-    sql = f"select k, r from ({_hashed(rows, parts, hashed, parts.key, where)}) x order by 1, 2"
+    parts: Parts,
+) -> Iterator[Sequence[Pair]]:
+    """The rows as pairs, in order, in blocks; the first block is there on return."""
+    _heed(connection, parts)
+    if division.key == hashed:
+        sql = f"select r, r from ({parts.rows(f'{hashed} as r', rows)}) x order by 1"
+    else:
+        rows = parts.rows(f"{division.key} as k, {hashed} as r", rows)
+        sql = f"select k, r from ({rows}) x order by 1, 2"
     cursor = stack.enter_context(connection.cursor("compared", binary=True))
-    cursor.itersize = BLOCK
     cursor.execute(sql.encode())
-    return chain(cursor.fetchmany(BLOCK), cursor)
+    return chain([cursor.fetchmany(BLOCK)], iter(lambda: cursor.fetchmany(BLOCK), []))
 
 
-def _hashed(rows: str, parts: Division, hashed: str, key: str, where: str) -> str:
-    """The rows as (k, r); what is the same is computed once."""
-    # offset 0: otherwise the planner merges this with what is around it, and guesses one group for each row.
-    if parts.key == hashed:
-        rows = f"select {hashed} as r from {rows} where {where} offset 0"
-        return f"select r as k, r from ({rows}) y"
-    return f"select {key} as k, {hashed} as r from {rows} where {where} offset 0"
+def _heed(connection: Connection, parts: Parts) -> None:
+    """Settings until the end of the table's savepoint: the planner cannot know how few rows a range has."""
+    by_index = "; set local enable_seqscan = off; set local jit = off" if parts.ranges else ""
+    connection.execute(f"set local work_mem = '{WORK_MEM}'{by_index}".encode())
 
 
 def _kept_words(kept: Difference) -> str:
@@ -315,5 +327,8 @@ def _kept_words(kept: Difference) -> str:
     return ", ".join(words)
 
 
-def _rows(summaries: Mapping[int, Summary]) -> int:
+def _rows(summaries: Mapping[int, Summary], numbers: Iterable[int] | None = None) -> int:
+    """The rows of the numbered parts, or of all."""
+    if numbers is not None:
+        return sum(summaries[number][0] for number in numbers if number in summaries)
     return sum(rows for rows, _ in summaries.values())

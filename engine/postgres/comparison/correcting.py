@@ -213,7 +213,7 @@ def _count(into: Connection, suspect: Suspect, side: _Side) -> int:
         f"{hashes} only {table.target_sql} where ctid = any({side.found}) and {live(table)}"
         " order by 1, 2".encode()
     ).fetchall()
-    return total(found for _, found in differing(mine, theirs)).rows
+    return total(found for _, found in differing([mine], [theirs])).rows
 
 
 def _replace(into: Connection, suspect: Suspect, target: TargetTable, side: _Side) -> None:

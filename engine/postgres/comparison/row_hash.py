@@ -4,6 +4,9 @@ Each column is hashed by itself, with its number as the seed, and the hashes are
 timestamps, uuids, bytea and strings are hashed as they are, which costs a third of their text; everything else as
 text under pinned settings, since binary forms do not exist for all types and equality is not identity for
 some (1.0 and 1.00, citext, -0). Columns go by name, so their order may differ.
+
+PostgreSQL's own hash of 8 bytes, of which bigint and timestamps are, first folds them into 4: 1 and 2^32 have
+the same. So a bigint seeds its hash with itself, and of timestamps all bytes are hashed, those of a row at once.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from typing import Protocol
 from prefect_datasync.engine.postgres.catalog import Column, Table, quote
 from prefect_datasync.engine.ranges import BUCKETS, KeyRanges
 
-_INTEGERS = (20, 21, 23)
+_BIGINT = 20
+_INTEGERS = (21, 23)
 _STRINGS = (25, 1043)
-_EXACT = (17, 1114, 1184, 2950)  # bytea, timestamps and uuid: equal values are equal byte for byte
-FEW_RUNS = 100  #: more ranges than this are looked for in one pass
+_EXACT = (17, 2950)  # bytea and uuid: equal values are equal byte for byte
+_SENT = {1114: "timestamp_send", 1184: "timestamptz_send"}
 
 
 def row_hash(table: Table, other: Table, text: str) -> str:
@@ -47,10 +51,17 @@ def key_hash(table: Table, other: Table, text: str) -> str:
 
 def _combined(columns: Sequence[Column], other: Table, text: str) -> str:
     theirs = {column.name: column.type_oid for column in other.columns}
-    parts = [
-        _column_hash(column, number, theirs.get(column.name) == column.type_oid, text)
-        for number, column in enumerate(columns, 1)
-    ]
+    sent: list[str] = []
+    parts: list[str] = []
+    for number, column in enumerate(columns, 1):
+        same_type = theirs.get(column.name) == column.type_oid
+        if same_type and column.type_oid in _SENT:
+            sent.append(f"{_SENT[column.type_oid]}({quote(column.name)})")
+        else:
+            parts.append(_column_hash(column, number, same_type, text))
+    if sent:
+        # Hashed once more: that of an array is a weighted sum, in which values that change rows would cancel.
+        parts.append(f"hashint8extended(0, hash_array_extended(array[{', '.join(sent)}], 0))")
     while len(parts) > 1:  # as a tree: a chain of 1,600 would overflow the server's stack
         parts = ["(" + " # ".join(parts[at : at + 2]) + ")" for at in range(0, len(parts), 2)]
     return parts[0] if parts else "0::bigint"
@@ -58,6 +69,8 @@ def _combined(columns: Sequence[Column], other: Table, text: str) -> str:
 
 def _column_hash(column: Column, number: int, same_type: bool, recoded: str) -> str:
     name = quote(column.name)
+    if same_type and column.type_oid == _BIGINT:
+        return f"coalesce(hashint8extended({name}, {name} # {number}), {number})"
     if same_type and column.type_oid in _INTEGERS:
         return f"coalesce(hashint8extended({name}::bigint, {number}), {number})"
     if same_type and column.type_oid in _EXACT:
@@ -66,6 +79,30 @@ def _column_hash(column: Column, number: int, same_type: bool, recoded: str) -> 
     if recoded != "{}":
         return f"hash_array_extended(array[{recoded.format(text)}], {number})"
     return f'coalesce(hashtextextended({text} collate "C", {number}), {number})'
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where the rows of some parts are.
+
+    Attributes:
+        where: the condition for a row to be in one of them.
+        ranges: something for FROM to which *where* refers: an index is asked once for each of its rows.
+    """
+
+    where: str
+    ranges: str = ""
+
+    def rows(self, columns: str, rows: str) -> str:
+        """SELECT of these columns of the *rows* in the parts; each expression in it is computed once."""
+        # offset 0: otherwise the planner merges this with what is around it, and guesses one group for each row.
+        found = f"select {columns} from {rows} where {self.where} offset 0"
+        if not self.ranges:
+            return found
+        return f"select datasync_found.* from {self.ranges} cross join lateral ({found}) datasync_found"
+
+
+ALL = Parts("true")
 
 
 class Division(Protocol):
@@ -83,8 +120,8 @@ class Division(Protocol):
     def ends(self) -> tuple[int, int]:
         """The first and the last number."""
 
-    def within(self, numbers: Sequence[int]) -> str:
-        """The condition that a row is in one of the numbered parts."""
+    def within(self, numbers: Sequence[int], *, few: bool) -> Parts:
+        """The numbered parts; *few*: they have so few rows that an index pays, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +130,7 @@ class ByKey:
 
     column: str
     ranges: KeyRanges
+    indexed: bool  #: on both sides
 
     @property
     def number(self) -> str:
@@ -107,17 +145,16 @@ class ByKey:
     def ends(self) -> tuple[int, int]:
         return self.ranges.first, self.ranges.last
 
-    def within(self, numbers: Sequence[int]) -> str:
+    def within(self, numbers: Sequence[int], *, few: bool) -> Parts:
+        if not (few and self.indexed):
+            return Parts(f"{self.number} in (select unnest('{{{_listed(numbers)}}}'::bigint[]))")
         runs = self.ranges.runs(numbers)
-        if len(runs) > FEW_RUNS:
-            return f"{self.number} in (select unnest('{{{_listed(numbers)}}}'::bigint[]))"
+        lows, highs = (_listed([run[end] for run in runs]) for end in (0, 1))
+        wanted = (
+            f"unnest('{{{lows}}}'::bigint[], '{{{highs}}}'::bigint[]) datasync_range(low, high)"
+        )
         name = quote(self.column)
-        conditions = []
-        for low, high in runs:
-            ends = [] if low is None else [f"{name} >= {low}"]
-            ends += [] if high is None else [f"{name} < {high}"]
-            conditions.append(f"({' and '.join(ends) or 'true'})")
-        return f"({' or '.join(conditions) or 'false'})"
+        return Parts(f"{name} between datasync_range.low and datasync_range.high", wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +171,8 @@ class ByHash:
     def ends(self) -> tuple[int, int]:
         return 0, BUCKETS - 1
 
-    def within(self, numbers: Sequence[int]) -> str:
-        return f"({self.number}) in (select unnest('{{{_listed(numbers)}}}'::bigint[]))"
+    def within(self, numbers: Sequence[int], *, few: bool) -> Parts:
+        return Parts(f"({self.number}) in (select unnest('{{{_listed(numbers)}}}'::bigint[]))")
 
 
 def _listed(numbers: Sequence[int]) -> str:

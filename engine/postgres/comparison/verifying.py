@@ -36,7 +36,7 @@ from prefect_datasync.engine.postgres.tables.synced import synced_tables
 from prefect_datasync.engine.quantities import quarantined_words
 from prefect_datasync.engine.spec import Keyless, SyncSpec
 from prefect_datasync.engine.switches import Policy, Rows
-from prefect_datasync.engine.verify import TableVerdict, VerifyReport
+from prefect_datasync.engine.verify import NOT_COMPARED, TableVerdict, VerifyReport
 
 ROUNDS = 6  #: a table that is truncated or rewritten meanwhile is compared again
 REPAIRED_ROWS = 10_000  #: of one table; more are not put right row by row
@@ -238,7 +238,7 @@ class _Verifier:
                 why = "it has no key, and is only copied, not followed, as the job says (keyless)"
             else:
                 continue
-            note = f"not compared: {why}"
+            note = NOT_COMPARED + why
             self._findings.verdicts[name] = TableVerdict(
                 *name, 0, 0, True, note=note, compared=False
             )
