@@ -53,8 +53,6 @@ BLOCK = 10_000  #: rows fetched at once
 FEW = 1 / 8  #: of a table's rows; so many are read by an index, more in one pass
 WORK_MEM = "64MB"  #: the sums of all parts fit, and the order of a million rows
 MISSING = "the table is missing at the target"
-#: Two partitions have rows of the same address, by which a correction finds them.
-PARTITIONED = "the target's table is partitioned, and is not repaired row by row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +187,9 @@ class Comparer:
             note = _kept_words(total(kept))
             if not found.rows:
                 found = None
-            elif found.rows <= self._keys_of and not table.shards and other.kind == "r":
+            elif found.rows <= self._keys_of:
                 named = self._keys(table, rows_of, division, parts, keys)
                 suspect = Suspect(table, other, self._text, named)
-            elif other.kind == "p":
-                note = "; ".join(filter(None, (note, PARTITIONED)))
         counts = (_rows(mine), _rows(theirs))
         return TableVerdict(*table.full_name, *counts, found is None, found, note), suspect
 

@@ -6,7 +6,9 @@ row first, so neither the stream nor a later attempt can apply anything before i
 whether the hold still lasts: if not, nothing has happened.
 
 Rows are named by their key; in a table without one by the hash of the whole row, and all rows of that hash
-are replaced, so their number is the source's.
+are replaced, so their number is the source's. Of tables that are merged at the target the rows are those of all
+of them: which one has a key does not matter, as its row takes the place of the target's. A row that goes to
+no partition of the target, or whose key two of the merged tables have, is refused by the target like any other.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 import psycopg
 
 from prefect_datasync.engine.errors import DataError, TransientError
-from prefect_datasync.engine.postgres.catalog import Name, Table, quote
+from prefect_datasync.engine.postgres.catalog import Name, qualified, quote
 from prefect_datasync.engine.postgres.comparison.compare import Suspect
 from prefect_datasync.engine.postgres.comparison.row_hash import key_columns, key_hash, row_hash
 from prefect_datasync.engine.postgres.comparison.standing import Standing, hold_lost, standing
@@ -85,7 +87,9 @@ def correct(
             repaired = {}
             for suspect in suspects:
                 name = suspect.table.full_name
-                if name in resting:  # it does not follow, and may be being copied again
+                if resting.intersection(
+                    (name, *suspect.table.shards)
+                ):  # it does not follow, and may be being copied again
                     continue
                 where = f"repair {name[0]}.{name[1]}"
                 into.execute("savepoint datasync_table")
@@ -133,7 +137,7 @@ def _take(stood: Standing, into: Connection) -> None:
 class _Side:
     """How the rows in question are found on one side."""
 
-    found: str  #: the array of their ctids, as SQL
+    here: str  #: the condition that a row is one of them
     by_index: bool
 
 
@@ -141,40 +145,41 @@ def _table(
     mine: Connection, into: Connection, suspect: Suspect, stop: Callable[[], object | None]
 ) -> int:
     table = suspect.table
-    refuse_overtaken(mine, table.full_name)
+    sources = table.shards or (table.full_name,)
+    for name in sources:
+        refuse_overtaken(mine, name)
     columns = ", ".join(quote(column.name) for column in table.stored_columns)
     [theirs] = read_target_tables(into, [table.target]).values()
-    [ours] = read_target_tables(mine, [table.full_name]).values()
-    at_source, at_target = _side(suspect, ours), _side(suspect, theirs, live(table))
+    ours = read_target_tables(mine, list(sources))
+    at_source = [_side(suspect, ours[name]) for name in sources]
+    at_target = _side(suspect, theirs, live(table))
     keys = json.dumps(suspect.keys, ensure_ascii=False)
-    for connection, side in ((mine, at_source), (into, at_target)):
+    for connection, side in ((mine, at_source[0]), (into, at_target)):
         connection.execute("select set_config(%s, %s, true)", (KEYS, keys))
         connection.execute((BY_INDEX if side.by_index else BY_HASH).encode())
     into.execute(
         f'create temp table "datasync_correct" on commit drop as'
         f" select {columns} from only {table.target_sql} with no data".encode()
     )
+    among = f" and ({table.switches.where})" if table.switches.where else ""
+    found = " union all ".join(
+        f"select {columns} from only {qualified(*name)} where {side.here}{among}"
+        for name, side in zip(sources, at_source, strict=True)
+    )
     relay(
         mine,
         into,
-        f"COPY (select {columns} from {_found_by_ctid(table)} t"
-        f" where t.datasync_ctid = any({at_source.found})) TO STDOUT {TEXT}",
+        f"COPY ({found}) TO STDOUT {TEXT}",
         f"COPY {STAGE} ({columns}) FROM STDIN {TEXT}",
         stop=stop,
         progress=lambda size: None,
         clocks=Clocks(time.monotonic),
     )
-    repaired = _count(into, suspect, at_target)
+    repaired = _count(into, suspect, theirs, at_target)
     if repaired:
         _replace(into, suspect, theirs, at_target)
     into.execute(f"drop table {STAGE}".encode())
     return repaired
-
-
-def _found_by_ctid(table: Table) -> str:
-    """The source's rows that are synced, with their addresses."""
-    where = f" where ({table.switches.where})" if table.switches.where else ""
-    return f"(select *, ctid as datasync_ctid from only {table.qualified}{where})"
 
 
 def _side(suspect: Suspect, table: TargetTable, among: str = "true") -> _Side:
@@ -184,11 +189,9 @@ def _side(suspect: Suspect, table: TargetTable, among: str = "true") -> _Side:
     part = "datasync_key.parts->>"
     if not names:
         hashed = key_hash(suspect.table, suspect.other, suspect.text)
-        return _Side(
-            f"array(select ctid from only {table.qualified}"
-            f" where {hashed} in (select ({part}0)::bigint from {keys}) and {among})",
-            False,
-        )
+        wanted = f"(select ({part}0)::bigint from {keys})"
+        rows = f"from {table.only} x where {hashed} in {wanted} and {among}"
+        return _Side(_addressed(table, rows), False)
     conditions = []
     for number, name in enumerate(names):
         column = table.columns[name]
@@ -197,21 +200,28 @@ def _side(suspect: Suspect, table: TargetTable, among: str = "true") -> _Side:
             conditions.append(f"x.{quote(name)} {column.equality} {wanted}")
         else:  # there is no index either
             conditions.append(f"x.{quote(name)}::text = {part}{number}")
-    return _Side(
-        f"array(select x.ctid from {keys} join only {table.qualified} x on {' and '.join(conditions)})",
-        all(table.columns[name].equality for name in names),
-    )
+    rows = f"from {keys} join {table.only} x on {' and '.join(conditions)}"
+    indexed = all(table.columns[name].equality for name in names)
+    return _Side(_addressed(table, rows), indexed)
 
 
-def _count(into: Connection, suspect: Suspect, side: _Side) -> int:
+def _addressed(table: TargetTable, rows: str) -> str:
+    """The condition that a row is one of *rows*; two partitions have rows of one address."""
+    here = f"ctid = any(array(select x.ctid {rows}))"
+    if table.kind == "r":
+        return here
+    exact = f"any(array(select x.tableoid::text || x.ctid::text {rows}))"
+    return f"{here} and tableoid::text || ctid::text = {exact}"
+
+
+def _count(into: Connection, suspect: Suspect, target: TargetTable, side: _Side) -> int:
     """How many rows differ between the stage and the target's table."""
     asked = (suspect.table, suspect.other, suspect.text)
     table = suspect.table
     hashes = f"select {key_hash(*asked)}, {row_hash(*asked)} from"
     mine = into.execute(f"{hashes} {STAGE} order by 1, 2".encode()).fetchall()
     theirs = into.execute(
-        f"{hashes} only {table.target_sql} where ctid = any({side.found}) and {live(table)}"
-        " order by 1, 2".encode()
+        f"{hashes} {target.only} where {side.here} and {live(table)} order by 1, 2".encode()
     ).fetchall()
     return total(found for _, found in differing([mine], [theirs])).rows
 
@@ -221,7 +231,6 @@ def _replace(into: Connection, suspect: Suspect, target: TargetTable, side: _Sid
     table = suspect.table
     names = [column.name for column in table.stored_columns]
     columns = ", ".join(map(quote, names))
-    here = f"ctid = any({side.found})"
     insert = (
         f"insert into {table.target_sql} ({columns}) overriding system value"
         f" select {columns} from {STAGE} s"
@@ -235,7 +244,7 @@ def _replace(into: Connection, suspect: Suspect, target: TargetTable, side: _Sid
         or not fixed <= set(key)
     ):
         # Rows without a name, or whose updates could collide with one another half-way.
-        _run(into, f"delete from only {table.target_sql} where {here}", insert)
+        _run(into, f"delete from {target.only} where {side.here}", insert)
         return
     # As updates, so that a column that only the target has keeps its value.
     match = " and ".join(
@@ -246,16 +255,16 @@ def _replace(into: Connection, suspect: Suspect, target: TargetTable, side: _Sid
     theirs = ", ".join(f"t.{quote(n)}::text" for n in names)
     _run(
         into,
-        f"delete from only {table.target_sql} t where {here}"
+        f"delete from {target.only} t where {side.here}"
         f" and not exists (select from {STAGE} s where {match})",
     )
     if sets:
         _run(
             into,
-            f"update only {table.target_sql} t set {sets} from {STAGE} s"
+            f"update {target.only} t set {sets} from {STAGE} s"
             f" where {match} and row({mine}) is distinct from row({theirs})",
         )
-    _run(into, f"{insert} where not exists (select from only {table.target_sql} t where {match})")
+    _run(into, f"{insert} where not exists (select from {target.only} t where {match})")
 
 
 def _run(connection: Connection, *statements: str) -> None:

@@ -23,7 +23,6 @@ from prefect_datasync.engine.postgres.charset import UTF8, same_bytes
 from prefect_datasync.engine.postgres.check.preflight_mapping import why_not_one
 from prefect_datasync.engine.postgres.comparison.compare import (
     MISSING,
-    PARTITIONED,
     Comparer,
     Findings,
 )
@@ -108,7 +107,6 @@ class _Verifier:
         self._known, self._progress, self._stop, self._say = known, progress, stop, say
         self._findings = Findings()
         self._random = Random()
-        self._merged: dict[Name, str] = {}  # what stands for several tables
         self._stood: Standing | None = None
         self._left: set[Name] | None = None  # not known yet
 
@@ -170,7 +168,7 @@ class _Verifier:
             later = _not_the_jobs(rows, found)
             self._unable(tables, wanted, later)
             apart = self._parked(rows, wanted, found) | later
-            merged = self._merged = {
+            merged = {
                 t.full_name: f"{len(t.shards)} tables as {'.'.join(t.target)}"
                 for t in tables
                 if t.shards
@@ -311,9 +309,7 @@ class _Verifier:
         for name, verdict in self._findings.verdicts.items():
             if not verdict.equal and name not in suspects:
                 why = verdict.note
-                if name in self._merged:
-                    why = f"{self._merged[name]}: which table a row is from is not known"
-                elif why != MISSING and PARTITIONED not in why and verdict.difference is not None:
+                if why != MISSING and verdict.difference is not None:
                     why = f"more than {REPAIRED_ROWS} rows differ"
                 note = f"{why}: not repaired; `datasync table copy` copies it again"
                 self._findings.verdicts[name] = replace(verdict, note=note)
