@@ -50,7 +50,7 @@ def test_a_difference_is_told_repaired_and_kept_in_the_jobs_artifact(
     assert (code, told["equal"], told["repaired"]) == (0, True, 1)
     assert [row["repaired"] for row in json.loads(stored)] == [1, 0]
     # as a comparison that was killed leaves it
-    before = TableVerdict("public", "a", 499, 500, False, note="from before")
+    before = TableVerdict("public", "a", 499, 500, False, note="from before", position="0/1A")
     write_verdicts(client, name, [before], [("public", "b")], run)
     code, told, stored = verify("--resume")
     assert code == 4

@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 
-from prefect_datasync.engine.errors import CopyStopped, TransientError
+from prefect_datasync.engine.errors import CopyStopped, DatasyncError
 from prefect_datasync.engine.postgres.catalog import Name, Table, own_column, quote
 from prefect_datasync.engine.postgres.comparison.row_hash import (
     ALL,
@@ -52,6 +52,7 @@ from prefect_datasync.engine.verify import (
 BLOCK = 10_000  #: rows fetched at once
 FEW = 1 / 8  #: of a table's rows; so many are read by an index, more in one pass
 WORK_MEM = "64MB"  #: the sums of all parts fit, and the order of a million rows
+GONE = ("3F000", "42P01", "42703")
 MISSING = "the table is missing at the target"
 
 
@@ -120,8 +121,8 @@ class Comparer:
     ) -> None:
         """Compare tables one after the other, and add each to *findings*; *done* is told of each.
 
-        A table that was truncated or rewritten since the snapshots were taken, on either side, is left
-        out: it needs later ones.
+        A table that was truncated, rewritten, redefined or dropped since the snapshots were taken, on either
+        side, is left out: it needs later ones.
         """
         for table in tables:
             if stop() is not None:
@@ -142,8 +143,8 @@ class Comparer:
                     elif other is not None:
                         refuse_overtaken(self._target, table.target)
                     verdict, suspect = self._table(table, other)
-            except TransientError as exc:
-                if exc.error_code != "SNAPSHOT_OVERTAKEN":
+            except DatasyncError as exc:
+                if exc.error_code != "SNAPSHOT_OVERTAKEN" and not _redefined(exc):
                     raise
                 continue
             findings.verdicts[table.full_name] = replace(
@@ -265,6 +266,11 @@ class Comparer:
                     with contextlib.suppress(psycopg.Error):
                         side.cancel_safe(timeout=1)
                 raise
+
+
+def _redefined(exc: DatasyncError) -> bool:
+    """Whether a schema, table or column has gone since the snapshot was taken, which shows it still."""
+    return isinstance(exc.__cause__, psycopg.Error) and exc.__cause__.sqlstate in GONE
 
 
 @contextlib.contextmanager

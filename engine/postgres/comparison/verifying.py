@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from random import Random
 
 from prefect_datasync.engine.errors import ConfigError, TransientError
-from prefect_datasync.engine.postgres.catalog import Identity, Name, Table, read_tables
+from prefect_datasync.engine.postgres.catalog import Name, Table, read_tables
 from prefect_datasync.engine.postgres.charset import UTF8, same_bytes
-from prefect_datasync.engine.postgres.check.preflight_mapping import why_not_one
+from prefect_datasync.engine.postgres.comparison.comparable import SOON, comparable
 from prefect_datasync.engine.postgres.comparison.compare import (
     MISSING,
     Comparer,
@@ -29,12 +29,9 @@ from prefect_datasync.engine.postgres.comparison.compare import (
 from prefect_datasync.engine.postgres.comparison.correcting import correct
 from prefect_datasync.engine.postgres.comparison.standing import Standing, open_snapshot, standing
 from prefect_datasync.engine.postgres.job_rows import ledger
-from prefect_datasync.engine.postgres.job_rows.ledger import Phase
 from prefect_datasync.engine.postgres.session import Server, connect
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
-from prefect_datasync.engine.quantities import quarantined_words
-from prefect_datasync.engine.spec import Keyless, SyncSpec
-from prefect_datasync.engine.switches import Policy, Rows
+from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.engine.verify import NOT_COMPARED, TableVerdict, VerifyReport
 
 ROUNDS = 6  #: a table that is truncated or rewritten meanwhile is compared again
@@ -107,6 +104,7 @@ class _Verifier:
         self._known, self._progress, self._stop, self._say = known, progress, stop, say
         self._findings = Findings()
         self._random = Random()
+        self._kept: dict[Name, str] = {}  # why tables must not be repaired
         self._stood: Standing | None = None
         self._left: set[Name] | None = None  # not known yet
 
@@ -146,7 +144,7 @@ class _Verifier:
             wanted = self._left
             if rounds == ROUNDS:
                 break
-        note = "it was truncated or rewritten during each comparison"
+        note = "it was truncated, rewritten or redefined during each comparison"
         for name in wanted or ():
             self._findings.verdicts[name] = TableVerdict(*name, 0, 0, False, note=note)
 
@@ -162,24 +160,13 @@ class _Verifier:
                 stood.prove(theirs)
             first, self._stood = self._stood is None, stood
             found = synced_tables(mine, self._spec, ledger.left_out(theirs, self._key))
-            tables = tuple(t for t in found if t.first_of_target)
-            notes = {t.full_name: note for t in tables if (note := self._note(t))}
-            rows = ledger.read_tables(theirs, self._key)
-            later = _not_the_jobs(rows, found)
-            self._unable(tables, wanted, later)
-            apart = self._parked(rows, wanted, found) | later
-            merged = {
-                t.full_name: f"{len(t.shards)} tables as {'.'.join(t.target)}"
-                for t in tables
-                if t.shards
-            }
-            tables = tuple(
-                t for t in tables if t.full_name not in apart and self._is_compared(t, wanted)
-            )
-            for row in rows:
-                if row.quarantined:
-                    said = quarantined_words(row.quarantined)
-                    notes[row.full_name] = (notes.get(row.full_name, "") + said).removeprefix(", ")
+            judged = comparable(found, ledger.read_tables(theirs, self._key), self._spec)
+            self._kept = self._kept | dict(judged.kept)
+            gone = dict(_gone((wanted or set()) - {t.full_name for t in found}))
+            for name, verdict in (gone | dict(judged.verdicts)).items():
+                if wanted is None or name in wanted:
+                    self._findings.verdicts[name] = verdict
+            tables = tuple(t for t in judged.tables if wanted is None or t.full_name in wanted)
             if first:
                 self._take_over(tables, stood)
             done = self._findings.verdicts if wanted is None else {}
@@ -201,7 +188,7 @@ class _Verifier:
                     t.full_name: t
                     for t in read_tables(theirs, lambda schema, name: (schema, name) in targets)
                 },
-                merged | notes,
+                judged.notes,
                 stood.position,
                 self._findings,
                 stop=self._stop,
@@ -209,84 +196,12 @@ class _Verifier:
                 done=self._done,
             )
 
-    def _note(self, table: Table) -> str:
-        """What a verdict about the table means."""
-        notes = []
-        if table.identity is Identity.NONE and self._spec.mode.streams:
-            notes.append("no key: updates and deletes are not replicated")
-        if table.switches.where:
-            notes.append("as far as the row filter lets pass")
-        if table.switches.marks:
-            notes.append("without the rows that are marked as deleted")
-        if table.left_out:
-            notes.append(f"not synced: {', '.join(sorted(table.left_out))}")
-        return "; ".join(notes)
-
-    def _unable(self, tables: Iterable[Table], wanted: set[Name] | None, later: set[Name]) -> None:
-        """Tables of which nothing can be said, and why."""
-        for table in tables:
-            name = table.full_name
-            if table.kind != "r" or (wanted is not None and name not in wanted):
-                continue
-            if name in later:
-                why = "it came later than the job, which leaves it out as its switches say"
-            elif table.switches.on_update is Rows.IGNORE:  # any state that a row once had
-                why = "updates are not applied, as the job's switches say"
-            elif self._only_copied(table):
-                why = "it has no key, and is only copied, not followed, as the job says (keyless)"
-            else:
-                continue
-            note = NOT_COMPARED + why
-            self._findings.verdicts[name] = TableVerdict(
-                *name, 0, 0, True, note=note, compared=False
-            )
-
-    def _only_copied(self, table: Table) -> bool:
-        """Whether a job that follows its source does not follow this table."""
-        return (
-            table.identity is Identity.NONE
-            and self._spec.keyless is Keyless.COPY_ONLY
-            and self._spec.mode.streams
-        )
-
-    def _parked(
-        self,
-        rows: Sequence[ledger.TableRow],
-        wanted: set[Name] | None,
-        tables: Iterable[Table],
-    ) -> set[Name]:
-        """Tables that rest are not what the source is, and are not compared; nor what is merged with them."""
-        found = {row.full_name: f"parked: {row.fault}" for row in rows if row.phase is Phase.PARKED}
-        resting = {row.target: row.full_name for row in rows if row.phase is Phase.PARKED}
-        by_name = {t.full_name: t for t in tables}
-        for table in by_name.values():
-            if not table.first_of_target or table.full_name in found:
-                continue
-            if other := resting.get(table.target):
-                found[table.full_name] = f"merged with {'.'.join(other)}, which is parked"
-            elif why := next(
-                (why for n in table.shards if (why := why_not_one(table, by_name[n]))), None
-            ):
-                found[table.full_name] = f"cannot be compared with what is merged with it: {why}"
-        for name, note in found.items():
-            if wanted is None or name in wanted:
-                self._findings.verdicts[name] = TableVerdict(*name, 0, 0, False, note=note)
-        return set(found)
-
-    def _is_compared(self, table: Table, wanted: set[Name] | None) -> bool:
-        return (
-            table.kind == "r"
-            and (wanted is None or table.full_name in wanted)
-            and not self._only_copied(table)
-            and table.switches.on_update is Rows.APPLY
-        )
-
     def _take_over(self, tables: Iterable[Table], stood: Standing) -> None:
         """Take what an interrupted comparison has found over."""
         names = {t.full_name for t in tables}
         for verdict in self._known(stood.instance):
             fits = verdict.sample == self._sample and (verdict.equal or not self._repair)
-            if fits and (verdict.schema, verdict.name) in names:
+            if verdict.position and fits and (verdict.schema, verdict.name) in names:
                 self._findings.verdicts[verdict.schema, verdict.name] = verdict
         if self._findings.verdicts:
             self._say(f"{len(self._findings.verdicts)} tables were compared before")
@@ -305,11 +220,13 @@ class _Verifier:
 
     def _put_right(self) -> None:
         """Make the rows that differ those of the source, and compare their tables again."""
-        suspects = self._findings.suspects
+        suspects = {
+            name: each for name, each in self._findings.suspects.items() if name not in self._kept
+        }
         for name, verdict in self._findings.verdicts.items():
-            if not verdict.equal and name not in suspects:
+            if not verdict.equal and name not in suspects and not verdict.note.startswith(SOON):
                 why = verdict.note
-                if why != MISSING and verdict.difference is not None:
+                if name not in self._kept and why != MISSING and verdict.difference is not None:
                     why = f"more than {REPAIRED_ROWS} rows differ"
                 note = f"{why}: not repaired; `datasync table copy` copies it again"
                 self._findings.verdicts[name] = replace(verdict, note=note)
@@ -334,11 +251,8 @@ class _Verifier:
         self._tell()
 
 
-def _not_the_jobs(rows: Sequence[ledger.TableRow], tables: Iterable[Table]) -> set[Name]:
-    """Tables that came later than the job, which leaves them out."""
-    known = {row.full_name for row in rows if row.phase is not Phase.ASIDE}
-    return {
-        t.full_name
-        for t in tables
-        if t.full_name not in known and t.switches.on_new_table is Policy.IGNORE
-    }
+def _gone(names: Iterable[Name]) -> Iterator[tuple[Name, TableVerdict]]:
+    """Verdicts on tables that were dropped or renamed since they were to be compared."""
+    for name in names:
+        note = f"{NOT_COMPARED}the source has it no more"
+        yield name, TableVerdict(*name, 0, 0, True, note=note, compared=False)
