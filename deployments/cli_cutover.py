@@ -65,12 +65,22 @@ def sequences(job: str, *, margin: Margin = 0, json: Json = False) -> int:
 
 def _tell(done: CutOver) -> None:
     _show(done.sequences, "")
-    compared = "" if done.rows is None else f", {count(done.rows)} rows compared and equal"
-    print(
-        f"Job {done.job} is paused at {done.position}, with nothing left at the source{compared}."
-    )
+    print(f"Job {done.job} is paused at {done.position}, with nothing left at the source.")
+    print(compared_words(done))
+    if done.dropped:
+        print(f"Dropped at the source, and kept at the target: {', '.join(done.dropped)}.")
     for number, step in enumerate(done.switch, 1):
         print(f"{number}. {step}")
+
+
+def compared_words(done: CutOver) -> str:
+    """What the comparison is about, and what it is not."""
+    words = "Nothing was compared"
+    if done.tables and done.rows is not None:
+        words = f"Compared {count(done.tables)} tables, {count(done.rows)} rows: equal"
+    if done.not_compared:
+        words += f"; {count(len(done.not_compared))} not compared: {'; '.join(done.not_compared)}"
+    return f"{words}."
 
 
 def _show(carried: Sequence[Carried], nothing: str) -> None:

@@ -31,13 +31,13 @@ from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.comparison import standstill
 from prefect_datasync.engine.postgres.definitions.sequence_values import Carried, carry
 from prefect_datasync.engine.postgres.job_rows import ledger
-from prefect_datasync.engine.postgres.job_rows.ledger import Phase
+from prefect_datasync.engine.postgres.job_rows.ledger import DROPPED, Phase
 from prefect_datasync.engine.postgres.job_rows.state import COPYING, read_checkpoint
 from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.session import Server, connect
 from prefect_datasync.engine.postgres.tables.mapped import read_job_tables
 from prefect_datasync.engine.quantities import count
-from prefect_datasync.engine.verify import VerifyReport
+from prefect_datasync.engine.verify import NOT_COMPARED, VerifyReport
 
 QUIET_S = 3.0  #: for so long nothing may be written before the job is paused
 SHOWN = 5
@@ -49,15 +49,19 @@ class CutOver:
 
     Attributes:
         position: LSN of the source up to which the target has everything, and after which nothing came.
+        tables: compared, and equal; None when nothing was.
         rows: compared; None when nothing was.
         not_compared: tables of which nothing can be said, with the reason.
+        dropped: tables that the source has no more, which are kept at the target.
         switch: what is left to do, in this order.
     """
 
     job: str
     position: str
+    tables: int | None
     rows: int | None
     not_compared: tuple[str, ...]
+    dropped: tuple[str, ...]
     sequences: tuple[Carried, ...]
     switch: tuple[str, ...]
 
@@ -114,16 +118,18 @@ def cutover(
         )
     source, target = source_server(job), target_server(job)
     running = state is JobState.RUNNING
-    _refuse_what_is_behind(job, target)
+    dropped = _refuse_what_is_behind(job, source, target)
     _refuse_what_is_missing(job, _carry(job, margin, dry=True), allow_missing)
     if running:
         say("Waiting until the application has stopped writing and the target has everything.")
         _wait_for_quiet(job, source, target, timeout_s, say)
     report = _compared(name, say) if compare else None
     left = () if report is None else report.not_compared
-    untold = tuple(f"{t.schema}.{t.name}: {t.note}" for t in left)
+    untold = tuple(f"{t.schema}.{t.name}: {t.note.removeprefix(NOT_COMPARED)}" for t in left)
     for each in untold:
         say(each)
+    for each in dropped:
+        say(f"{each}: {DROPPED}, and is kept at the target as it was")
     if not confirm():
         raise ActionRefused("the cut-over was given up", do="repeat it when you like")
     if running:
@@ -138,9 +144,16 @@ def cutover(
         raise
     sequences = _carry(job, margin, dry=False)
     _refuse_what_is_missing(job, sequences, allow_missing)
-    rows = None if report is None else report.rows
-    switch = _switch(name, source, target)
-    return CutOver(name, format_lsn(position), rows, untold, sequences, switch)
+    return CutOver(
+        name,
+        format_lsn(position),
+        None if report is None else report.compared,
+        None if report is None else report.rows,
+        untold,
+        dropped,
+        sequences,
+        _switch(name, source, target),
+    )
 
 
 def _carry(job: Job, margin: int, *, dry: bool) -> tuple[Carried, ...]:
@@ -151,18 +164,27 @@ def _carry(job: Job, margin: int, *, dry: bool) -> tuple[Carried, ...]:
         return carry(here, there, tables, margin=margin, forward=True, dry=dry)
 
 
-def _refuse_what_is_behind(job: Job, target: Server) -> None:
+def _refuse_what_is_behind(job: Job, source: Server, target: Server) -> tuple[str, ...]:
+    """Refuse tables that do not follow; those that the source has dropped have nothing to follow, and are named."""
+    with connect(source, f"datasync {job.key} look") as connection:
+        there = {table.full_name for table in read_job_tables(connection, job.spec)}
     with connect(target, f"datasync {job.key} look") as connection:
-        behind = [
-            f"{row.schema}.{row.name}"
-            for row in ledger.read_tables(connection, job.key)
-            if row.phase is not Phase.COPIED
-        ]
+        rows = [r for r in ledger.read_tables(connection, job.key) if r.phase is not Phase.COPIED]
+    # a table that was made anew under the name is not followed yet
+    dropped = [
+        r
+        for r in rows
+        if r.phase is Phase.ASIDE
+        and (r.fault or "").startswith(DROPPED)
+        and r.full_name not in there
+    ]
+    behind = [f"{r.schema}.{r.name}" for r in rows if r not in dropped]
     if behind:
         raise ActionRefused(
             f"{len(behind)} table(s) of job {job.name} do not follow: {_some(behind)}",
             do=f"see `datasync table list {job.name}`",
         )
+    return tuple(f"{r.schema}.{r.name}" for r in dropped if r.fault == DROPPED)
 
 
 def _refuse_what_is_missing(job: Job, sequences: Sequence[Carried], allowed: bool) -> None:
@@ -221,8 +243,8 @@ def _compared(name: str, say: Callable[[str], None]) -> VerifyReport:
         cures = []
         if any(t.difference is not None for t in wrong):
             cures.append(
-                f"`datasync verify {name} --repair`, and what that leaves, such as merged tables,"
-                f" by `datasync table copy {name} TABLE`"
+                f"`datasync verify {name} --repair`, and what that leaves by"
+                f" `datasync table copy {name} TABLE`"
             )
         if again := [f"{t.schema}.{t.name}" for t in wrong if t.difference is None]:
             cures.append(f"`datasync table copy {name} TABLE` for {_some(again)}")

@@ -13,10 +13,12 @@ from prefect_datasync.__main__ import main
 from prefect_datasync.deployments import cutover as module
 from prefect_datasync.deployments import jobs
 from prefect_datasync.deployments.cutover import cutover
+from prefect_datasync.deployments.tables import tables
 from prefect_datasync.engine.errors import ActionRefused, ControlError, DataError, StateError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.spec import SyncSpec
+from prefect_datasync.engine.switches import Policy
 
 pytestmark = pytest.mark.usefixtures("running_worker")
 
@@ -24,11 +26,13 @@ pytestmark = pytest.mark.usefixtures("running_worker")
 def follow(
     name: str, blocks: tuple[str, str], at_source: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A running job of two tables with sequences, and little patience."""
+    """A running job of two tables with sequences and one that will be dropped, and little patience."""
+    at_source("create table old (id int primary key)")
     at_source("create table orders (id serial primary key, x text)")
     at_source("create table lines (id int generated always as identity primary key, x int)")
     at_source("insert into orders (x) select n from generate_series(1, 50) n")
-    jobs.create_job(name, source=blocks[0], target=blocks[1], spec=SyncSpec(tables=("public.*",)))
+    spec = SyncSpec(tables=("public.*",), on_drop_table=Policy.IGNORE)
+    jobs.create_job(name, source=blocks[0], target=blocks[1], spec=spec)
     with pytest.raises(ActionRefused):
         cutover(name)
     jobs.start(name, wait_s=60)
@@ -41,6 +45,7 @@ def test_the_application_goes_on_at_the_target_without_a_gap_or_a_collision(
     source: Server,
     at_source: Database,
     at_target: Database,
+    eventually: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -53,6 +58,7 @@ def test_the_application_goes_on_at_the_target_without_a_gap_or_a_collision(
     at_source(printed.out)
     assert main(["ddl-trigger", name, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "installed"
+    at_source("drop table old")
     assert main(["sequences", name, "--margin", "5", "--json"]) == 0
     told = {each["sequence"]: each["value"] for each in json.loads(capsys.readouterr().out)}
     assert told == {'"public"."orders_id_seq"': 75, '"public"."lines_id_seq"': 6}
@@ -66,8 +72,10 @@ def test_the_application_goes_on_at_the_target_without_a_gap_or_a_collision(
             cutover(name, timeout_s=1)
     assert jobs.status(name).state is JobState.RUNNING
 
+    eventually(lambda: "not followed" in [t.state for t in tables(name)], 90)
     assert main(["cutover", name, "--yes", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == 71
+    done = json.loads(capsys.readouterr().out)
+    assert (done["tables"], done["rows"], done["dropped"]) == (2, 71, ["public.old"])
     assert jobs.status(name).state is JobState.PAUSED
     at_target("insert into orders (x) values ('first at the target')")
     at_target("insert into lines (x) values (2)")
