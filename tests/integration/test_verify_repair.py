@@ -127,7 +127,7 @@ def test_a_hold_that_expires_in_the_middle_of_a_repair_changes_nothing(source, t
             began = time.monotonic()
             with pytest.raises(TransientError, match="HOLD_LOST"):
                 verify(KEY, source, target, SPEC, repair=True)
-            assert time.monotonic() - began < 6
+            assert time.monotonic() - began < 30  # a hold lasts for 60 s otherwise
             somebody.execute("rollback")
         execute(source, "insert into a values (101, 'the stream goes on')")
         report = attempt.verify()

@@ -24,7 +24,7 @@ from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.postgres.tables import publication
 
-HOLD_S = 60.0  #: so long the stream stands at most, also if whoever holds it dies
+HOLD_S = 60.0  #: so long the stream stands at most, also if whoever holds it falls silent
 SLOT_WAIT_S = 20.0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prefect_datasync.engine.postgres.job_rows import boundary
 from prefect_datasync.engine.postgres.job_rows.hold import Hold
 from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn, parse_lsn
 
@@ -37,7 +38,8 @@ def read(hold: Hold, chosen: str | None) -> Asked:
         chosen: what the session knows of the job's tables, see `chosen`.
     """
     row = hold.connection.execute(
-        "select case when (hold_until > now()) is not false then hold_lsn::text end,"
+        "select case when hold_lsn is not null and (hold_until > now()) is not false"
+        f" and {boundary.ATTENDED} then hold_lsn::text end,"
         " held_lsn is null, exists (select from prefect_datasync.job_table t"
         " where t.job = job.job and t.wish is not null and t.phase = 'copied')"
         " or chosen is distinct from %s,"
@@ -45,7 +47,7 @@ def read(hold: Hold, chosen: str | None) -> Asked:
         " and t.wish = 'copy' and t.phase = 'parked'),"
         " (select count(wanted) from prefect_datasync.quarantine q where q.job = job.job)"
         " from prefect_datasync.job where job = %s and epoch = %s",
-        (chosen, hold.key, hold.epoch),
+        (boundary.lock_name(hold.key), chosen, hold.key, hold.epoch),
     ).fetchone()
     if row is None:
         return Asked()

@@ -1,7 +1,8 @@
 """Ask running streams to stand at an exact position, by their jobs' rows; see `engine.holding`.
 
-A stream heeds what is asked within half a second and says so in its row. It goes on by itself at a time that
-is set with the request, so one that asks and dies stops nobody for long.
+A stream heeds what is asked within half a second and says so in its row. Whoever asks holds a lock meanwhile
+(`alone`), and the stream goes on as soon as that lock is gone: one that asks and dies stops nobody. For one that
+dies unnoticed, behind a connection that stays open, it goes on at a time that is set with the request.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from prefect_datasync.engine.errors import CopyStopped, TransientError
 from prefect_datasync.engine.postgres.catalog import OUR_SCHEMA
+from prefect_datasync.engine.postgres.job_rows.ledger import main_key
 from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn
 from prefect_datasync.engine.postgres.session import Connection, translating
 
@@ -18,6 +20,17 @@ HOLD_S = 10  #: for how long a stream stands when nobody asks any more
 WAIT_S = 60.0  #: for how long a stream is waited for
 RENEW_S = 3.0
 LOOK_S = 0.05
+
+
+#: Whether somebody holds the lock of this name: whoever asked the stream to stand is still there.
+ATTENDED = """exists (select from pg_locks where locktype = 'advisory' and granted and objsubid = 1
+  and database = (select oid from pg_database where datname = current_database())
+  and (classid::bigint << 32 | objid::bigint) = hashtextextended(%s, 0))"""
+
+
+def lock_name(key: str) -> str:
+    """What the lock's number is made of; a small job stands together with its job."""
+    return f"{OUR_SCHEMA}:stand:{main_key(key)}"
 
 
 def alone(control: Connection, key: str, stop: Callable[[], object | None]) -> None:
@@ -29,7 +42,7 @@ def alone(control: Connection, key: str, stop: Callable[[], object | None]) -> N
     deadline = time.monotonic() + WAIT_S
     while True:
         row = control.execute(
-            "select pg_try_advisory_lock(hashtextextended(%s, 0))", (f"{OUR_SCHEMA}:stand:{key}",)
+            "select pg_try_advisory_lock(hashtextextended(%s, 0))", (lock_name(key),)
         ).fetchone()
         if row == (True,):
             return

@@ -90,6 +90,11 @@ def again_key(key: str) -> str:
     return key + _AGAIN
 
 
+def main_key(key: str) -> str:
+    """The job's own name, also of its small job."""
+    return key.removesuffix(_AGAIN)
+
+
 def is_again(key: str) -> bool:
     """Whether it is the name of such a small job."""
     return key.endswith(_AGAIN)
@@ -141,7 +146,7 @@ def left_out(connection: Connection, key: str) -> dict[int, frozenset[int]]:
         rows = connection.execute(
             "select relid::bigint, left_out from prefect_datasync.job_table"
             " where job = any(%s) and left_out is not null order by job = %s",
-            ([key, key.removesuffix(_AGAIN)], key),
+            ([key, main_key(key)], key),
         ).fetchall()
     return {relid: frozenset(numbers) for relid, numbers in rows}
 
