@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prefect_datasync.engine.postgres.catalog import Table, quote
-from prefect_datasync.engine.postgres.definitions.marks import Altered
+from prefect_datasync.engine.postgres.definitions.marks import Altered, Mark
 from prefect_datasync.engine.switches import Policy
 
 REWRITTEN = "its rows were rewritten by DDL, which the stream does not tell"
@@ -101,3 +101,27 @@ def judge(change: Altered, table: Table, left_out: frozenset[int], target: Table
             for n, how in sorted(ignored.items())
         ),
     )
+
+
+def overtaken(table: Table, now: Mark | None) -> Policy | None:
+    """What is said to a table whose columns are others by now than when it was read; None if they are not.
+
+    Args:
+        now: None for a table without columns, and for one that is gone.
+    """
+    switches, columns = table.switches, now.columns if now is not None else ()
+    was = {c.attnum: (c.name, c.type_sql) for c in table.columns}
+    has = {n: (name, kind) for n, name, kind in columns if name not in table.left_out}
+    pairs = [(was[n], has[n]) for n in was.keys() & has.keys()]
+    said = []
+    if has.keys() - was.keys():
+        ignored = switches.on_add_column is Policy.IGNORE  # a new copy would bring it
+        said.append(Policy.PAUSE if ignored else switches.on_add_column)
+    if was.keys() - has.keys():  # the target keeps it, or has it not: either way it is copied again
+        said.append(max(switches.on_drop_column, Policy.APPLY, key=STRICTER.index))
+    if any(old[0] != new[0] for old, new in pairs):
+        ignored = switches.on_rename_column is Policy.IGNORE
+        said.append(Policy.PAUSE if ignored else switches.on_rename_column)
+    if any(old[1] != new[1] for old, new in pairs):
+        said.append(switches.on_change_type)
+    return max(said, key=STRICTER.index, default=None)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefect_datasync.engine import faults
-from prefect_datasync.engine.errors import DataError, TableParked
+from prefect_datasync.engine.errors import DataError, SchemaChanged, TableParked
 from prefect_datasync.engine.postgres import slot
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.cancelling import cancelling
@@ -23,16 +23,18 @@ from prefect_datasync.engine.postgres.initial_copy import copy_plan
 from prefect_datasync.engine.postgres.initial_copy.relay import Copied
 from prefect_datasync.engine.postgres.initial_copy.table_copy import copy_unit
 from prefect_datasync.engine.postgres.job_rows import ledger
-from prefect_datasync.engine.postgres.job_rows.ledger import Phase
+from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
 from prefect_datasync.engine.postgres.quarantine import quarantine
 from prefect_datasync.engine.postgres.quarantine.isolated_copy import Tolerance
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
+from prefect_datasync.engine.postgres.tables.parking import may_copy_again
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
 from prefect_datasync.engine.postgres.tables.target_table import read_target_tables
 from prefect_datasync.engine.sample import TableCopy
 from prefect_datasync.engine.snapshot import CopyProgress, CopyUnit, progress
 from prefect_datasync.engine.spec import OnTableFault
 from prefect_datasync.engine.stages import Stage
+from prefect_datasync.engine.switches import Policy
 
 
 @dataclass(slots=True)
@@ -194,7 +196,7 @@ class CopyStage:
                 progressed(-moved)
                 copied = copy(self._tolerance())
         except DataError as exc:
-            if not self._may_park:
+            if not self._may_rest(exc):
                 raise
             raise self._park(table, share, exc) from exc
         finally:
@@ -218,6 +220,12 @@ class CopyStage:
 
     def _park(self, table: Table, share: TableShare, fault: DataError) -> TableParked:
         attempt, name = self._attempt, f"{table.schema}.{table.name}"
+        again = (
+            isinstance(fault, SchemaChanged)
+            and fault.policy == Policy.APPLY
+            and may_copy_again(attempt.spec)
+            and not table.switches.keeps
+        )
         with connect(attempt.target, attempt.application("park")) as connection:
             ledger.park(
                 connection,
@@ -226,9 +234,11 @@ class CopyStage:
                 {table.full_name: str(fault)},
                 relids={table.full_name: table.relid},
                 targets={table.full_name: table.target},
+                wish=Wish.COPY if again else None,
             )
         share.units = 0
-        attempt.say(f"{fault} TABLE_PARKED: {name} rests, the other tables go on.")
+        then = "; it is copied again" if again else ""
+        attempt.say(f"{fault} TABLE_PARKED: {name} rests, the other tables go on{then}.")
         return TableParked(
             f"{name}: {fault.what}",
             effect="It rests, the other tables go on",
@@ -306,6 +316,11 @@ class CopyStage:
                 raise
             for name in table.shards:
                 self._park(self._tables[name], self._shares[name], exc)
+
+    def _may_rest(self, fault: DataError) -> bool:
+        if isinstance(fault, SchemaChanged):
+            return fault.policy != Policy.FAIL and self._attempt.spec.mode.streams
+        return self._may_park
 
     @property
     def _may_park(self) -> bool:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 import psycopg
 
 from prefect_datasync.engine import faults
-from prefect_datasync.engine.errors import CopyStopped, TransientError
+from prefect_datasync.engine.errors import CopyStopped, SchemaChanged, TransientError
 from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.catalog import Name, Table, qualified, quote
 from prefect_datasync.engine.postgres.changes.copy_format import column_list
 from prefect_datasync.engine.postgres.charset import give_raw, speak_utf8, take_as
-from prefect_datasync.engine.postgres.definitions.marks import read_marks
+from prefect_datasync.engine.postgres.definitions.marks import Mark, read_marks
+from prefect_datasync.engine.postgres.definitions.shape_policy import overtaken
 from prefect_datasync.engine.postgres.initial_copy.relay import BINARY, TEXT, Copied, relay
 from prefect_datasync.engine.postgres.job_rows.ledger import fenced
 from prefect_datasync.engine.postgres.lsn import format_lsn
@@ -71,6 +72,8 @@ def copy_unit(
                 _import(out, unit.snapshot)
                 faults.reach("snapshot.after_import")
                 refuse_overtaken(out, table.full_name)
+                mark = read_marks(out, [table.relid]).get(table.relid)
+                _refuse_altered(mark, table)
                 into.execute("begin")
                 take_replica_role(into)
                 into.execute("set local maintenance_work_mem = '256MB'")
@@ -89,7 +92,6 @@ def copy_unit(
                 with clocks.on(Stage.BUILD):
                     for statement in after:
                         _run(into, statement)
-                mark = read_marks(out, [table.relid]).get(table.relid)
                 _record(into, key, epoch, unit, copied, mark.text if mark else None)
                 if isolated:
                     isolated.finish(into)
@@ -152,6 +154,22 @@ select coalesce(bool_and(coalesce(c.relkind <> 'r' or c.relfilenode = pg_relatio
 from pg_class p join pg_namespace n on n.oid = p.relnamespace and n.nspname = %s and p.relname = %s
 cross join lateral pg_partition_tree(p.oid) part left join pg_class c on c.oid = part.relid
 where part.isleaf"""
+
+
+def _refuse_altered(mark: Mark | None, table: Table) -> None:
+    """Make sure that a table has the columns in the snapshot that it had when it was looked at.
+
+    Raises:
+        SchemaChanged: the target's table was made or compared before the change.
+    """
+    policy = overtaken(table, mark)
+    if policy is not None:
+        raise SchemaChanged(
+            f"the columns of {table.schema}.{table.name} changed at the source after the copy was planned",
+            effect="Nothing of it was copied",
+            do=f"`datasync table copy JOB {table.schema}.{table.name}`, or `datasync restart JOB` if the job"
+            " has stopped",
+        ).under(policy)
 
 
 def _copy_out(table: Table, columns: str, unit: CopyUnit, form: str) -> str:
