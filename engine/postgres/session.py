@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -211,6 +212,8 @@ def _connect_error(server: Server, exc: psycopg.Error) -> DatasyncError:
 #: SQLSTATE prefixes that heal by waiting or by connecting again.
 _TRANSIENT = ("08", "57P", "40", "55P03", "57014", "53", "25006", "58")
 _RIGHTS = ("42501", "28000", "28P01")
+#: What logical decoding says of a table that its slot does not see: see `slot.catalog_changed`.
+_UNREADABLE = re.compile("could not map file(node|number)|pg_attribute catalog is missing")
 
 
 def translated(exc: psycopg.Error, where: str) -> DatasyncError:
@@ -241,6 +244,13 @@ def translated(exc: psycopg.Error, where: str) -> DatasyncError:
         )
     ):
         return SlotLost(what, effect="The job cannot continue from its position")
+    if state == "XX000" and _UNREADABLE.search(diag.message_primary or ""):
+        return SlotLost(
+            what,
+            effect="The slot does not know of a change of the source's tables, and reading it again"
+            " does not help",
+            code="SLOT_UNREADABLE",
+        )
     if state == "42883" and "no binary output function" in (diag.message_primary or ""):
         return ProtocolError(what, code="FORMAT_CHANGED")
     if too_long := value_too_long(what, f"{diag.message_primary} {diag.message_detail}"):

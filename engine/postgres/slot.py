@@ -171,6 +171,30 @@ def create_slot(
     return ExportedSnapshot(connection, snapshot.decode(), parse_lsn(lsn.decode()))
 
 
+def newest_transaction(source: Connection) -> int:
+    """The number that the next transaction of a server gets."""
+    with translating("look at the source's transactions"):
+        row = source.execute("select pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()
+    assert row is not None
+    return int(row[0]) % (1 << 32)
+
+
+def catalog_changed(source: Connection, since: int) -> bool:
+    """Whether tables of the database were made, altered or got another file since a transaction.
+
+    PostgreSQL up to 18 forgets those of them that commit while a slot begins to be made, if an older
+    transaction is still open then; what a transaction writes into such a table while the slot is made, and
+    commits after, cannot be decoded, or is decoded without the change.
+    """
+    with translating("look for changed tables"):
+        row = source.execute(
+            "select exists (select from pg_class where relkind in ('r', 'p', 'm', 't')"
+            " and relpersistence <> 't' and age(xmin) between 0 and age(%s::text::xid))",
+            (str(since),),
+        ).fetchone()
+    return row == (True,)
+
+
 def export_snapshot(server: Server, application: str) -> ExportedSnapshot:
     """A snapshot without a slot, for a copy that no stream follows; it needs no REPLICATION right."""
     connection = connect(server, application)

@@ -30,6 +30,7 @@ from prefect_datasync.engine.snapshot import key_ranges
 from prefect_datasync.engine.spec import ExistingRows
 
 Range = tuple[int | None, int | None]
+SLOT_TRIES = 3  #: at a slot that knows of every change of the source's tables
 
 
 def to_sync(target: Connection, tables: Sequence[Table]) -> tuple[Table, ...]:
@@ -61,7 +62,7 @@ def begin(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> slot
         name = slot.slot_name(key, generation)
         hold.set("slot = %s, slot_generation = %s, pos = null", name, generation)
         faults.reach("slot.before_create")
-        snapshot = _slot(attempt, name, temporary=False, failover=slot.can_fail_over(source))
+        snapshot = _readable_slot(attempt, source, name)
         faults.reach("slot.after_create")
     else:
         snapshot = slot.export_snapshot(attempt.source, attempt.application("snapshot"))
@@ -194,6 +195,22 @@ def _slot(
         stop=attempt.stop,
         say=attempt.say,
     )
+
+
+def _readable_slot(attempt: Attempt, source: Connection, name: str) -> slot.ExportedSnapshot:
+    """The job's slot, made once more if PostgreSQL may have missed a change of a table meanwhile."""
+    failover = slot.can_fail_over(source)
+    for left in reversed(range(SLOT_TRIES)):
+        since = slot.newest_transaction(source)
+        snapshot = _slot(attempt, name, temporary=False, failover=failover)
+        if not left or not slot.catalog_changed(source, since):
+            break
+        snapshot.close()
+        slot.drop_slot(source, name)
+        attempt.say(
+            f"tables changed while slot {name} was made, which it may not know: it is made once more"
+        )
+    return snapshot
 
 
 def _make_tables(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> None:
