@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import httpx
+from prefect.deployments.runner import DeploymentApplyError
 from prefect.types.entrypoint import EntrypointType
 
 from prefect_datasync.deployments.control_plane import control_plane
@@ -56,8 +58,22 @@ def create_job(name: str, *, source: str, target: str, spec: SyncSpec) -> Job:
             tags=[TAG],
             description=describe(source, target, spec),
         )
-        deployment_id = str(deployment.apply())
+        deployment_id = put_up(deployment)
         return Job(name, deployment_id, job_key(name, deployment_id), source, target, spec)
+
+
+def put_up(deployment: Any) -> str:
+    """Make a deployment at the server, or change it to this; its id.
+
+    Raises:
+        httpx.HTTPError: as any other request, for `control_plane` to tell; Prefect wraps it.
+    """
+    try:
+        return str(deployment.apply())
+    except DeploymentApplyError as exc:
+        if isinstance(exc.__cause__, httpx.HTTPError):
+            raise exc.__cause__ from None
+        raise
 
 
 def check_name(name: str) -> None:

@@ -23,7 +23,7 @@ from prefect.states import Scheduled
 from prefect.types.entrypoint import EntrypointType
 
 from prefect_datasync.deployments.control_plane import control_plane
-from prefect_datasync.deployments.creation import TAG
+from prefect_datasync.deployments.creation import TAG, put_up
 from prefect_datasync.deployments.definitions import WORK_POOL, ensure_work_pool
 from prefect_datasync.engine.repair import DEAD_S
 from prefect_datasync.flows.health_check import health_check
@@ -97,7 +97,7 @@ def deploy_maintenance() -> list[Maintenance]:
                 tags=[TAG, MAINTENANCE_TAG],
                 description=each.flow.description,
             )
-            deployment.apply()
+            put_up(deployment)
         return [_look(client, each) for each in MAINTENANCE]
 
 
