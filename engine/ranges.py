@@ -29,6 +29,10 @@ class KeyRanges:
     first: int
     last: int
 
+    def holds(self, key: int) -> bool:
+        """Whether the key is in a range without being beyond either end."""
+        return self.first <= key >> self.shift <= self.last
+
     def runs(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
         """The first and the last key of the numbered ranges, neighbours put together."""
         found: list[tuple[int, int]] = []

@@ -100,6 +100,9 @@ def test_ranges_hold_every_key_once_and_are_not_too_many(one, other, data):
     assert ranges.runs(numbers) == [(-(2**63), 2**63 - 1)]
     key = data.draw(st.integers(low, high))
     number = key >> ranges.shift
+    assert ranges.holds(key)
+    assert not ranges.holds(((ranges.last + 1) << ranges.shift) + 1)
+    assert not ranges.holds((ranges.first << ranges.shift) - 1)
     [(begin, end)] = ranges.runs([number])
     assert -(2**63) <= begin <= key <= end < 2**63
     others = [n for n in (number - 1, number + 1) if n in numbers]

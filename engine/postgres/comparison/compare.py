@@ -199,13 +199,15 @@ class Comparer:
         mine = own_column(table.columns, table.chunk_key) if table.chunk_key else None
         if mine is None or theirs is None or mine.type_oid != theirs.type_oid:
             return ByHash(key_hash(table, other, self._text))
-        name = quote(mine.name)
-        ends = self._source.execute(
-            f"select min({name}), max({name}) from {source_rows(table)}".encode()
-        ).fetchone()
-        low, high = ends if ends and ends[0] is not None else (0, 0)
         most = MOST if self._sample is None else most_for_sample(self._sample)
-        return ByKey(mine.name, ranges_over(low, high, most), other.chunk_key == mine.name)
+        indexed = other.chunk_key == mine.name
+        seen = _ends(self._source, mine.name, source_rows(table))
+        ranges = ranges_over(*(seen or (0, 0)), most)
+        inside = False
+        if indexed and seen:
+            there = _ends(self._target, mine.name, target_rows(table, other))
+            inside = there is None or (ranges.holds(there[0]) and ranges.holds(there[1]))
+        return ByKey(mine.name, ranges, indexed, inside)
 
     def _differences(
         self,
@@ -282,6 +284,13 @@ def _unlocked_afterwards(connection: Connection) -> Iterator[None]:
     finally:
         with contextlib.suppress(psycopg.OperationalError):
             connection.execute("rollback to savepoint compared")
+
+
+def _ends(connection: Connection, column: str, rows: str) -> tuple[int, int] | None:
+    """The first and the last key, by its index; None when there are no rows."""
+    name = quote(column)
+    row = connection.execute(f"select min({name}), max({name}) from {rows}".encode()).fetchone()
+    return None if row is None or row[0] is None else (row[0], row[1])
 
 
 def _summaries(

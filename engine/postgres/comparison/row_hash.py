@@ -131,10 +131,13 @@ class ByKey:
     column: str
     ranges: KeyRanges
     indexed: bool  #: on both sides
+    inside: bool  #: both sides have only keys between the ends of the ranges
 
     @property
     def number(self) -> str:
         shifted = f"{quote(self.column)}::bigint >> {self.ranges.shift}"
+        if self.inside:
+            return f"({shifted})"
         return f"least(greatest({shifted}, {self.ranges.first}), {self.ranges.last})"
 
     @property
