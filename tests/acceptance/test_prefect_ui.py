@@ -66,7 +66,7 @@ class Browser:
 
         def act() -> None:
             found = self._page.get_by_text(name, exact=True).last
-            found.wait_for(state="visible", timeout=20_000)
+            found.wait_for(state="visible", timeout=60_000)
             found.click()
             self._page.wait_for_timeout(500)
 
@@ -130,7 +130,9 @@ def test_a_job_is_run_paused_resumed_cancelled_and_retried_from_the_ui(
     browser.open(f"/deployments/deployment/{job.deployment_id}")
     browser.click("Run")
     browser.click("Quick run")  # a form, since there are parameters
-    browser.shows("Copy once, copy and follow, or follow only.")
+    browser.shows(
+        "Copy once (full), copy and follow (full+incremental), or follow only (incremental)."
+    )
     browser.shows(blocks[0])
     assert source.password not in browser.text()
     browser.click("Run")

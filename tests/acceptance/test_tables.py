@@ -97,7 +97,7 @@ def test_a_table_is_removed_from_a_running_job_and_added_again_and_a_resume_know
         at_source(f"create table {name} (id int primary key, x int)")
         at_source(f"insert into {name} select g, g from generate_series(1, 50) g")
     jobs.create_job("less", source=blocks[0], target=blocks[1], spec=SyncSpec(tables=("public.*",)))
-    run = jobs.start("less", wait_s=60)
+    run = jobs.start("less", wait_s=180)
     eventually(lambda: [t.state for t in tables("less")] == ["following", "following"])
 
     assert main(["table", "remove", "less", "public.nobody"]) == 1
@@ -108,7 +108,7 @@ def test_a_table_is_removed_from_a_running_job_and_added_again_and_a_resume_know
     at_source("insert into sales values (1000, 1)")
     eventually(lambda: at_target("select count(*) from sales") == [(51,)])
     jobs.pause("less")
-    jobs.resume("less", wait_s=60)
+    jobs.resume("less", wait_s=180)
     at_source("insert into sales values (1001, 1)")
     eventually(lambda: at_target("select count(*) from sales") == [(52,)])
     assert at_target("select sum(x) from goods") == [(1275,)]
@@ -137,7 +137,7 @@ def test_a_table_that_is_gone_from_the_source_is_forgotten_while_the_others_go_o
         at_source(f"create table {name} (id int primary key, x int)")
         at_source(f"insert into {name} select g, g from generate_series(1, 50) g")
     jobs.create_job("gone", source=blocks[0], target=blocks[1], spec=SyncSpec(tables=("public.*",)))
-    run = jobs.start("gone", wait_s=60)
+    run = jobs.start("gone", wait_s=180)
     eventually(lambda: [t.state for t in tables("gone")] == ["following"] * 3)
     at_source("drop table dropped")
     at_source("alter table old rename to young; alter index old_pkey rename to young_pkey")

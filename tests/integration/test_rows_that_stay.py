@@ -120,6 +120,7 @@ def test_each_row_is_what_the_switches_of_its_table_say(source, target, form):
     some = random.Random(5)
     with running(source, target, SPEC) as attempt:
         following(attempt)
+        execute(source, "insert into closed values (1000, 0, 'stays out')")
         with load(source, lambda n: changes(n, some)) as committed:
             attempt.until(lambda: committed() >= 60)
             ended(attempt)

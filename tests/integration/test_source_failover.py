@@ -65,6 +65,21 @@ def synced(pair: Pair) -> bool:
     return ask(pair.standby.server, query) == 1
 
 
+def wait_until_synced(pair: Pair) -> None:
+    """Wait until the standby can go on with the slot, whatever was under way when it built it.
+
+    What a standby that builds a slot beside DDL cannot read (`SLOT_UNREADABLE`) ended before it was built, or
+    was under way then; so it is behind a slot that has confirmed the end of those.
+    """
+    until(lambda: synced(pair), 90)
+    newest = int(str(ask(pair.primary.server, "select pg_snapshot_xmax(pg_current_snapshot())")))
+    oldest = "select pg_snapshot_xmin(pg_current_snapshot())"
+    until(lambda: int(str(ask(pair.primary.server, oldest))) >= newest, 90)
+    end = ask(pair.primary.server, "select pg_current_wal_lsn()::text")
+    past = f"select confirmed_flush_lsn >= '{end}' from pg_replication_slots where slot_name ~ '^datasync_'"
+    until(lambda: synced(pair) and ask(pair.standby.server, past) is True, 90)
+
+
 def hold_back(primary: OwnServer, standby: str) -> None:
     execute(
         primary.server,
@@ -100,7 +115,7 @@ def test_a_failover_under_load_loses_nothing_and_copies_nothing_again(primary, t
             with running(pair.source, target, SPEC) as attempt:
                 assert attempt.verify().equal
                 copied = ask(target, "select sum(rows_copied) from prefect_datasync.job_table")
-                until(lambda: synced(pair), 90)
+                wait_until_synced(pair)
                 primary.stop("immediate")
                 standby.become_primary()
                 committed = len(load.committed)
