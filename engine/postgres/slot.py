@@ -180,7 +180,7 @@ def newest_transaction(source: Connection) -> int:
 
 
 def catalog_changed(source: Connection, since: int) -> bool:
-    """Whether tables of the database were made, altered or got another file since a transaction.
+    """Whether tables or types of the database were made, altered or got another file since a transaction.
 
     PostgreSQL up to 18 forgets those of them that commit while a slot begins to be made, if an older
     transaction is still open then; what a transaction writes into such a table while the slot is made, and
@@ -188,8 +188,10 @@ def catalog_changed(source: Connection, since: int) -> bool:
     """
     with translating("look for changed tables"):
         row = source.execute(
-            "select exists (select from pg_class where relkind in ('r', 'p', 'm', 't')"
-            " and relpersistence <> 't' and age(xmin) between 0 and age(%s::text::xid))",
+            "select exists (select from pg_class where relkind in ('r', 'p', 'm', 't', 'c')"
+            " and relpersistence <> 't' and age(xmin) between 0 and age(n))"
+            " or exists (select from pg_enum where age(xmin) between 0 and age(n))"
+            " from (values (%s::text::xid)) as since (n)",
             (str(since),),
         ).fetchone()
     return row == (True,)

@@ -30,13 +30,13 @@ CHROMIUM = shutil.which("chromium")
 SHOTS = os.environ.get("DATASYNC_TEST_SHOTS")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-LONG = 60.0
+LONG = 180.0
 UI_PAUSE_S = 300  #: what Prefect's button proposes
 
 pytestmark = [
     pytest.mark.usefixtures("running_worker"),
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
 ]
 Eventually = Callable[..., None]
 
