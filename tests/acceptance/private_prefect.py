@@ -78,8 +78,8 @@ class PrefectServer:
 def running_server(folder: Path, host: str = "127.0.0.1") -> Iterator[PrefectServer]:
     """A server for a block, which this process talks to as well; what it started ends with it."""
     server = PrefectServer(folder, host)
-    server.start()
     try:
+        server.start()  # also one that does not come up in time is to end
         with temporary_settings({PREFECT_API_URL: server.url, PREFECT_HOME: server.folder}):
             yield server
     finally:
