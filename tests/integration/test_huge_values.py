@@ -12,6 +12,7 @@ from prefect_datasync.engine.spec import OnTableFault, SyncSpec
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_value_of_540_mb_travels_in_binary_and_as_text_the_way_out_is_named(source, target):
     execute(
         source,
