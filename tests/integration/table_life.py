@@ -29,14 +29,14 @@ def until(attempt: Attempt, name: str, phase: Phase, seconds: float = 60.0) -> T
     return attempt.until(come, seconds, lambda: (found.get(name), attempt.said[-5:]))
 
 
-def following(attempt: Attempt) -> None:
+def following(attempt: Attempt, seconds: float = 60) -> None:
     """Wait until it has copied, and reads the stream."""
 
     def follows() -> bool:
         sample = attempt.sample
         return sample is not None and sample.position is not None and not sample.copy
 
-    attempt.until(follows)
+    attempt.until(follows, seconds)
 
 
 @contextlib.contextmanager

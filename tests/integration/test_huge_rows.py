@@ -21,7 +21,7 @@ VALUES = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", VALUES)
 def test_rows_of_500_mb_are_copied_and_followed_and_bytes_cost_at_most_four_times_their_size(
     kind, source, target

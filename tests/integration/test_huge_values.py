@@ -26,7 +26,7 @@ def test_a_value_of_540_mb_travels_in_binary_and_as_text_the_way_out_is_named(so
     execute(source, "alter table huge drop mood")
     execute(target, "alter table huge drop mood")
     with running(source, target, spec, "two") as attempt:
-        following(attempt)
+        following(attempt, 300)
         execute(source, "update huge set id = 2", "insert into huge select 3, body from huge")
         with connect(target, "look") as look:
             query = "select id, length(body), md5(body) from public.huge order by id"
