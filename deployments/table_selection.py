@@ -53,7 +53,7 @@ def add(job: str, table: str, *, truncate: bool = False) -> SyncSpec:
         old = _chosen(target, found)
         if found.spec.selects(*name) and there.relid not in old.removed:
             raise ConfigError(f"job {job} selects {table[:140]} already", code="SELECTED_ALREADY")
-        new = chosen.with_table(old, found.spec, name, there.relid)
+        new = chosen.with_table(old, found.spec, name, there.relid, empties=truncate)
         spec = new.applied(found.spec)
         if refused := block_message(
             instance.check(found.key, source, target, spec, starting=False)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from prefect_datasync.engine.errors import DatasyncError
 from prefect_datasync.engine.postgres import slot
 from prefect_datasync.engine.postgres.job_rows import state, state_schema
+from prefect_datasync.engine.postgres.job_rows.hold import Hold
 from prefect_datasync.engine.postgres.job_rows.ledger import again_key
-from prefect_datasync.engine.postgres.session import Server, connect, translating
+from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.postgres.tables import publication
 
 
@@ -63,3 +64,20 @@ def drop_at_target(key: str, target: Server | None) -> list[str]:
     except DatasyncError as exc:
         return [f"at the target: {exc}"]
     return []
+
+
+def tidy(source: Connection, hold: Hold) -> None:
+    """Drop slot and publication of a small job that was handed over by a process that died then.
+
+    Only before this attempt copies tables again itself.
+    """
+    small = again_key(hold.key)
+    with translating("look for tables that were copied again"):
+        row = hold.connection.execute(
+            "select exists (select from prefect_datasync.job where job = %s)", (small,)
+        ).fetchone()
+        left = slot.slots_of(source, small)
+    if left and row == (False,):
+        for name in left:
+            slot.drop_slot(source, name)
+        publication.drop(source, small)

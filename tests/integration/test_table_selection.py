@@ -17,7 +17,7 @@ from prefect_datasync.engine.postgres.job_rows.chosen import (
 )
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase
 from prefect_datasync.engine.postgres.session import connect
-from prefect_datasync.engine.postgres.tables import publication
+from prefect_datasync.engine.postgres.tables import fingerprint
 from prefect_datasync.engine.switches import Policy
 
 A, ODD = ("public", "a"), ("public", "odd[1]*")
@@ -87,7 +87,7 @@ def test_a_table_is_removed_and_added_while_the_other_goes_on(two_tables, monkey
             attempt.spec = chosen.applied(spec)
             assert attempt.verify().equal
             recorded = look.execute("select publications from prefect_datasync.job").fetchone()[0]
-            publication.check(at_source, recorded)
+            fingerprint.check(at_source, recorded)
 
 
 def test_names_are_selected_as_they_are_and_a_pattern_that_excludes_is_named():

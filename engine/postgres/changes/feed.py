@@ -16,7 +16,7 @@ from prefect_datasync.engine.postgres.changes.pull import NoSlotFree, Pull
 from prefect_datasync.engine.postgres.changes.walsender import Walsender
 from prefect_datasync.engine.postgres.job_rows.state import JobRow
 from prefect_datasync.engine.postgres.session import Server, connect
-from prefect_datasync.engine.postgres.tables import publication
+from prefect_datasync.engine.postgres.tables import fingerprint
 
 FAR_BEHIND_BYTES = 256 * 1024 * 1024
 PATIENCE_S = 20.0  #: how long a stream may be far behind
@@ -137,7 +137,7 @@ def feed_of(attempt: Attempt, row: JobRow, timeline: int, *, blocks: bool, messa
     assert row.pos is not None
     source, clocks, binary = attempt.source, attempt.clocks, row.binary_stream
     name, application = row.slot, attempt.application("stream")
-    publications = publication.names(row.publications)
+    publications = fingerprint.names(row.publications)
 
     def pull() -> Pull:
         return Pull(

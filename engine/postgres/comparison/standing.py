@@ -22,7 +22,7 @@ from prefect_datasync.engine.postgres.changes.pull import Pull
 from prefect_datasync.engine.postgres.job_rows import boundary, state, state_schema
 from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
-from prefect_datasync.engine.postgres.tables import publication
+from prefect_datasync.engine.postgres.tables import fingerprint
 
 HOLD_S = 60.0  #: so long the stream stands at most, also if whoever holds it falls silent
 SLOT_WAIT_S = 20.0
@@ -147,7 +147,7 @@ def first_change_since(key: str, source: Server, row: state.JobRow) -> int | Non
     """The first commit for a job at rest that its position does not hold; None: there is none."""
     assert row.pos is not None
     assert row.slot is not None
-    publications = publication.names(row.publications)
+    publications = fingerprint.names(row.publications)
     pull = Pull(source, f"datasync {key} verify", row.slot, publications, row.binary_stream)
     try:
         return pull.first_commit_with_rows(row.pos)

@@ -20,7 +20,7 @@ from prefect_datasync.engine.postgres.definitions.shape_policy import (
 from prefect_datasync.engine.postgres.job_rows import ledger
 from prefect_datasync.engine.postgres.job_rows.ledger import TableRow
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
-from prefect_datasync.engine.postgres.tables import publication
+from prefect_datasync.engine.postgres.tables import fingerprint, publication
 from prefect_datasync.engine.postgres.tables.parking import Parking, TablesChanged, may_copy_again
 from prefect_datasync.engine.postgres.tables.synced import without
 from prefect_datasync.engine.switches import Policy
@@ -207,7 +207,7 @@ class Shapes:
             NotFollowed: it is published with a list of columns, from before it got another one.
         """
         following = {row.relid for row in self._parking.following}
-        names = publication.names(self._attempt.hold.row.publications)
+        names = fingerprint.names(self._attempt.hold.row.publications)
         left = publication.unpublished(source, names, [t for t in tables if t.relid in following])
         if left:
             raise self._not_followed(

@@ -17,12 +17,17 @@ from prefect_datasync.engine.postgres import slot
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.catalog import Name, Table, quote, read_tables
 from prefect_datasync.engine.postgres.definitions import ddl
-from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows import ledger, owning
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, again_key
 from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.session import Connection, translating
-from prefect_datasync.engine.postgres.tables import publication
-from prefect_datasync.engine.postgres.tables.emptying import empty, put_checks_aside
+from prefect_datasync.engine.postgres.tables import fingerprint, publication
+from prefect_datasync.engine.postgres.tables.emptying import (
+    empty,
+    not_ours,
+    put_checks_aside,
+    with_rows,
+)
 from prefect_datasync.engine.postgres.tables.published import narrows
 from prefect_datasync.engine.postgres.tables.synced import without_missing
 from prefect_datasync.engine.postgres.tables.target_table import TargetTable, read_target_tables
@@ -56,7 +61,7 @@ def begin(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> slot
             publication.drop(source, again_key(key))
         publication.create(source, publications)
         faults.reach("publication.after_create")
-        published = publication.fingerprint(source, [p.name for p in publications])
+        published = fingerprint.read(source, [p.name for p in publications])
         system = slot.identify(attempt.source, attempt.application("identify"))
         generation = hold.row.slot_generation + 1
         name = slot.slot_name(key, generation)
@@ -241,6 +246,7 @@ def _make_tables(attempt: Attempt, source: Connection, tables: Sequence[Table]) 
                     sorted(table.not_synced) or None,
                 ),
             )
+        owning.makes(target, key, [t.full_name for t in tables if t.target in made])
         target.execute(
             "delete from prefect_datasync.job_table where job = %s and not (nsp, rel) in"
             " (select * from unnest(%s::text[], %s::text[]))",
@@ -277,7 +283,7 @@ def _record(
     with target.transaction():
         with translating("write the copy plan"):
             if copies:
-                _empty(attempt, source, tables)
+                _empty(attempt, source, tables, [t for t, ranges in chunks.items() if ranges])
                 _record_chunks(attempt, chunks)
             done = [t.full_name for t in tables if t.kind == "p" or not copies]
             target.execute(
@@ -296,10 +302,19 @@ def _record(
         )
 
 
-def _empty(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> None:
+def _empty(
+    attempt: Attempt, source: Connection, tables: Sequence[Table], in_pieces: Sequence[Table]
+) -> None:
     """Empty the tables that the job filled before, or all of them, where the spec says so.
 
     What is appended is never emptied: preflight has refused a start beside rows of an earlier instance.
+
+    Args:
+        in_pieces: the job's from now on: their first rows are committed before the tables are complete, and
+            may have to be taken back. So are those of merged tables.
+
+    Raises:
+        DataError: TARGET_NOT_EMPTY, one of these holds rows that are not the job's.
     """
     connection = attempt.hold.connection
     known = ledger.read_tables(connection, attempt.key)
@@ -307,7 +322,14 @@ def _empty(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> Non
     always = attempt.spec.existing_rows is ExistingRows.TRUNCATE
     if attempt.spec.existing_rows is not ExistingRows.APPEND:
         leaves = [t for t in tables if t.kind == "r"]
-        empty(connection, {t.target for t in leaves if always or t.target in filled})
+        ours = {t.target for t in leaves if always or t.target in filled}
+        empty(connection, ours)
+        owning.emptied(connection, attempt.key, [t.full_name for t in leaves if t.target in ours])
+        parts = [*in_pieces, *(t for t in leaves if t.shards)]
+        theirs = with_rows(connection, {t.target for t in parts} - ours)
+        if theirs:
+            raise not_ours(theirs).about(*(t.relid for t in parts if t.target in theirs))
+        owning.fills(connection, attempt.key, [t.full_name for t in parts])
     put_checks_aside(source, connection, {t.full_name: t.target for t in known if t.made})
 
 
@@ -335,10 +357,4 @@ def _record_chunks(attempt: Attempt, chunks: Mapping[Table, list[Range]]) -> Non
                 "insert into prefect_datasync.job_chunk (job, nsp, rel, chunk, low, high)"
                 " values (%s, %s, %s, %s, %s, %s)",
                 (key, *table.full_name, number, low, high),
-            )
-        if ranges:  # its first rows are committed before the table is complete
-            connection.execute(
-                "update prefect_datasync.job_table set filled = true"
-                " where job = %s and nsp = %s and rel = %s",
-                (key, *table.full_name),
             )

@@ -32,7 +32,7 @@ from prefect_datasync.engine.postgres.tables.synced import synced_tables
 from prefect_datasync.engine.postgres.tables.target_table import read_target_tables
 from prefect_datasync.engine.sample import TableCopy
 from prefect_datasync.engine.snapshot import CopyProgress, CopyUnit, progress
-from prefect_datasync.engine.spec import OnTableFault
+from prefect_datasync.engine.spec import ExistingRows, OnTableFault
 from prefect_datasync.engine.stages import Stage
 from prefect_datasync.engine.switches import Policy
 
@@ -165,7 +165,8 @@ class CopyStage:
                 self._moving += size
                 share.moving += size
 
-        alone = unit.chunk is None and table.parent is None and not table.shards
+        whole = unit.chunk is None and not table.shards
+        alone = whole and table.parent is None
 
         def copy(tolerance: Tolerance | None = None) -> Copied:
             return copy_unit(
@@ -178,6 +179,7 @@ class CopyStage:
                 binary=self._binary[table.full_name],
                 charset=attempt.spec.source_charset,
                 after=self._after.get(table.full_name, ()) if alone else (),
+                fills=whole and attempt.spec.existing_rows is not ExistingRows.APPEND,
                 stop=attempt.stop,
                 progress=progressed,
                 clocks=attempt.clocks,
@@ -197,6 +199,7 @@ class CopyStage:
                 copied = copy(self._tolerance())
         except DataError as exc:
             if not self._may_rest(exc):
+                exc.about(*self._with(table))
                 raise
             raise self._park(table, share, exc) from exc
         finally:
@@ -313,6 +316,7 @@ class CopyStage:
             ddl.create_after(self._attempt.hold.connection, statements)
         except DataError as exc:  # rows of merged tables have one key
             if not table.shards or not self._may_park:
+                exc.about(*self._with(table))
                 raise
             for name in table.shards:
                 self._park(self._tables[name], self._shares[name], exc)
@@ -321,6 +325,10 @@ class CopyStage:
         if isinstance(fault, SchemaChanged):
             return fault.policy != Policy.FAIL and self._attempt.spec.mode.streams
         return self._may_park
+
+    def _with(self, table: Table) -> list[int]:
+        """The relations that are copied together: those that are merged, or the table alone."""
+        return [self._tables[name].relid for name in table.shards or (table.full_name,)]
 
     @property
     def _may_park(self) -> bool:

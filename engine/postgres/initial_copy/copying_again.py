@@ -15,11 +15,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from prefect_datasync.engine import faults
 from prefect_datasync.engine.errors import (
     CopyStopped,
+    DataError,
     DatasyncError,
     Fenced,
     JobBusy,
@@ -42,14 +44,10 @@ from prefect_datasync.engine.postgres.job_rows import boundary, ledger, state
 from prefect_datasync.engine.postgres.job_rows.hold import Hold
 from prefect_datasync.engine.postgres.job_rows.ledger import Wish, again_key
 from prefect_datasync.engine.postgres.lsn import Lsn
-from prefect_datasync.engine.postgres.session import connect, translating
+from prefect_datasync.engine.postgres.session import Connection, connect, translating
+from prefect_datasync.engine.postgres.tables import fingerprint
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
-from prefect_datasync.engine.spec import (
-    ExistingRows,
-    Mode,
-    OnTableFault,
-    SyncSpec,
-)
+from prefect_datasync.engine.spec import Mode, OnTableFault, SyncSpec
 from prefect_datasync.engine.switches import Resolved
 from prefect_datasync.engine.watermark import Watermark
 
@@ -61,7 +59,7 @@ CAUGHT_UP_S = 0.2  #: between looks whether the small job has caught up
 
 
 class _Tables(SyncSpec):
-    """The spec of the small job: exactly these tables, emptied first, any fault ends it."""
+    """The spec of the small job: exactly these tables; any fault ends it."""
 
     names: frozenset[Name]
 
@@ -129,7 +127,8 @@ class CopyingAgain:
             # one that changes its shape once more meanwhile is begun again
             self._tries += isinstance(exc, SchemaChanged)
             again = isinstance(exc, SchemaChanged) and self._tries < TRIES
-            self._give_up(names, str(exc), again=again)
+            relids = exc.relids if isinstance(exc, DataError) else ()
+            self._give_up(names, str(exc), relids, again=again)
         except Exception as exc:  # noqa: BLE001 - its text may hold rows
             self._give_up(names, f"UNEXPECTED: {type(exc).__name__} while it was copied again")
         self._next = time.monotonic() + AGAIN_S
@@ -165,7 +164,6 @@ class CopyingAgain:
         main = self._main
         settings = main.spec.model_dump() | {
             "mode": Mode.FULL_INCREMENTAL,
-            "existing_rows": ExistingRows.TRUNCATE,
             "create_tables": True,
             "on_table_fault": OnTableFault.FAIL,
             "names": frozenset(names),
@@ -264,13 +262,15 @@ class CopyingAgain:
                     boundary.alone(control, main.key, self._asked)
                     boundary.stand(control, keys, Lsn(0), self._asked)
                     try:
+                        published = self._published()
                         system = slot.identify(main.source, main.application("identify"))
                         boundary.stand(control, keys, system.flushed, self._asked)
                         faults.reach("again.before_hand_over")
                         with self._stream.handing_over():
                             handing_over.enter(
-                                control, main.hold.epoch, attempt.hold, keys, names, system.flushed
-                            )
+                                control, main.hold.epoch, attempt.hold, keys, names,
+                                system.flushed, published,
+                            )  # fmt: skip
                             self._over = HANDED
                         faults.reach("again.after_hand_over")
                     finally:
@@ -280,19 +280,29 @@ class CopyingAgain:
                 attempt.say(f"{exc} It is repeated.")
                 self._wait(AGAIN_S)
 
-    def _give_up(self, names: list[Name], fault: str, *, again: bool = False) -> None:
-        """Leave the tables parked, with the reason; the small job goes, and comes back if asked to."""
+    def _published(self) -> str:
+        """How the job's publications are now."""
         main = self._main
+        names = fingerprint.names(main.hold.row.publications)
+        with connect(main.source, main.application("check")) as source:
+            return fingerprint.read(source, names)
+
+    def _give_up(
+        self, names: list[Name], fault: str, relids: Collection[int] = (), *, again: bool = False
+    ) -> None:
+        """Leave tables parked, with the reason; the small job goes, and comes back with those that are wished.
+
+        Args:
+            relids: those that it is about; all if it names none.
+            again: they stay wished.
+        """
+        main, about = self._main, names
         try:
             with connect(main.target, f"datasync {main.key} give up") as connection:
-                wished = names or [
-                    r.full_name
-                    for r in ledger.read_tables(connection, main.key)
-                    if r.wish is Wish.COPY
-                ]
+                about = self._about(connection, names, relids)
                 if not again:
                     ledger.give_up(
-                        connection, main.key, main.hold.epoch, dict.fromkeys(wished, fault)
+                        connection, main.key, main.hold.epoch, dict.fromkeys(about, fault)
                     )
                 with translating("forget the small job"):
                     connection.execute(
@@ -301,7 +311,22 @@ class CopyingAgain:
             removal.drop_at_source(self._key, main.source)
         except DatasyncError as exc:
             fault = f"{fault} {exc}"
-        main.say(f"{_list(names)} could not be copied again and stays parked: {fault}")
+        then = "is begun again" if again else "stays parked"
+        main.say(f"{_list(about)} could not be copied again and {then}: {fault}")
+        if rest := set(names).difference(about):
+            main.say(f"{_list(list(rest))} is begun again without it")
+
+    def _about(
+        self, connection: Connection, names: list[Name], relids: Collection[int]
+    ) -> list[Name]:
+        """The tables that a fault is about, and what is merged with them."""
+        rows = ledger.read_tables(connection, self._main.key)
+        wished = [
+            row for row in rows if (row.full_name in names if names else row.wish is Wish.COPY)
+        ]
+        both = (*rows, *ledger.read_tables(connection, self._key))
+        targets = {row.target for row in both if row.relid in relids}
+        return [r.full_name for r in wished if r.target in targets] or [r.full_name for r in wished]
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -13,7 +13,7 @@ from prefect_datasync.engine.postgres.job_rows.chosen import Chosen
 from prefect_datasync.engine.postgres.job_rows.hold import Hold
 from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn
 from prefect_datasync.engine.postgres.session import Connection, translating
-from prefect_datasync.engine.postgres.tables import publication, publishing
+from prefect_datasync.engine.postgres.tables import fingerprint, publication, publishing
 from prefect_datasync.engine.postgres.tables.published import narrows
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
 from prefect_datasync.engine.spec import SyncSpec
@@ -50,7 +50,7 @@ def publish(
 
 
 def enlist(small: Hold, key: str, tables: Sequence[Table], now: Mapping[int, Mark]) -> set[Name]:
-    """Enter tables into the small job, which then knows which of them were made by the job.
+    """Enter tables into the small job, which then knows which of them the job has made, and may empty.
 
     Args:
         key: the job's.
@@ -59,7 +59,9 @@ def enlist(small: Hold, key: str, tables: Sequence[Table], now: Mapping[int, Mar
     Returns:
         Those that were attached to a partitioned table, or detached from one, since the job copied them.
     """
-    known = {r.full_name: r for r in ledger.read_tables(small.connection, key)}
+    rows = ledger.read_tables(small.connection, key)
+    known = {r.full_name: r for r in rows}
+    emptied = {r.target for r in rows if r.filled or r.empties}
     moved: set[Name] = set()
     with translating("write the tables of the small job"):
         for table in tables:
@@ -69,9 +71,13 @@ def enlist(small: Hold, key: str, tables: Sequence[Table], now: Mapping[int, Mar
                 moved.add(table.full_name)
             small.connection.execute(
                 "insert into prefect_datasync.job_table"
-                " (job, nsp, rel, relid, phase, made, to_nsp, to_rel)"
-                " values (%s, %s, %s, %s, 'pending', %s, %s, %s) on conflict (job, nsp, rel) do nothing",
-                (small.key, *table.full_name, table.relid, row.made, *table.target),
+                " (job, nsp, rel, relid, phase, made, filled, to_nsp, to_rel)"
+                " values (%s, %s, %s, %s, 'pending', %s, %s, %s, %s)"
+                " on conflict (job, nsp, rel) do update set made = excluded.made, filled = excluded.filled",
+                (
+                    *(small.key, *table.full_name, table.relid, row.made),
+                    *(table.target in emptied, *table.target),
+                ),
             )
     return moved
 
@@ -83,8 +89,13 @@ def enter(
     keys: tuple[str, str],
     names: list[Name],
     lsn: Lsn,
+    published: str,
 ) -> None:
-    """Make the tables the job's from *lsn* on, if both streams still stand there."""
+    """Make the tables the job's from *lsn* on, if both streams still stand there.
+
+    Args:
+        published: the fingerprint of the job's publications, as read before *lsn*.
+    """
     main, small, at = *keys, format_lsn(lsn)
     named = ([n[0] for n in names], [n[1] for n in names])
     with translating("hand the tables over"), control.transaction():
@@ -113,7 +124,7 @@ def enter(
         )
         control.execute(
             "update prefect_datasync.job_table t set phase = 'copied', snapshot_lsn = %s, fault = null,"
-            " wish = null, mark = s.mark, filled = true,"
+            " wish = null, empties = false, mark = s.mark, filled = true,"
             " ignored = t.ignored + s.ignored, made = t.made or s.made, relid = s.relid,"
             " rows_copied = t.rows_copied + s.rows_copied, bytes_copied = t.bytes_copied + s.bytes_copied"
             " from prefect_datasync.job_table s where t.job = %s and s.job = %s"
@@ -125,6 +136,16 @@ def enter(
             " where t.job = %s and s.job = %s and t.fault = %s and (t.nsp, t.rel) <> (s.nsp, s.rel)"
             " and (coalesce(t.to_nsp, t.nsp), coalesce(t.to_rel, t.rel)) = (s.to_nsp, s.to_rel)",
             (main, small, ledger.DROPPED),
+        )
+        recorded = control.execute(
+            "select m.publications, array(select t.relid::int8 from prefect_datasync.job_table t"
+            " where t.job = %s) from prefect_datasync.job m where m.job = %s",
+            (small, main),
+        ).fetchone()
+        assert recorded is not None
+        control.execute(
+            "update prefect_datasync.job set publications = %s where job = %s",
+            (fingerprint.renewed(recorded[0], published, recorded[1]), main),
         )
         control.execute(
             "update prefect_datasync.job m set epoch = m.epoch + 1, hold_lsn = null, held_lsn = null,"

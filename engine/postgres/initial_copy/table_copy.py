@@ -20,11 +20,13 @@ from prefect_datasync.engine.postgres.charset import give_raw, speak_utf8, take_
 from prefect_datasync.engine.postgres.definitions.marks import Mark, read_marks
 from prefect_datasync.engine.postgres.definitions.shape_policy import overtaken
 from prefect_datasync.engine.postgres.initial_copy.relay import BINARY, TEXT, Copied, relay
+from prefect_datasync.engine.postgres.job_rows import owning
 from prefect_datasync.engine.postgres.job_rows.ledger import fenced
 from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.quarantine.isolated_copy import IsolatedCopy, Tolerance
 from prefect_datasync.engine.postgres.replica_role import take_replica_role
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
+from prefect_datasync.engine.postgres.tables.emptying import not_ours, with_rows
 from prefect_datasync.engine.snapshot import CopyUnit
 from prefect_datasync.engine.stages import Clocks, Stage
 
@@ -40,6 +42,7 @@ def copy_unit(
     binary: bool,
     charset: str | None,
     after: Sequence[str],
+    fills: bool,
     stop: Callable[[], object | None],
     progress: Callable[[int], None],
     clocks: Clocks,
@@ -50,6 +53,7 @@ def copy_unit(
     Args:
         charset: what the text of a source of unknown encoding is in.
         after: statements to run once the rows are in.
+        fills: the target's table must be empty before.
         stop, progress, clocks: see `relay`.
         tolerance: keep rows that the target refuses in quarantine.
 
@@ -75,6 +79,8 @@ def copy_unit(
                 mark = read_marks(out, [table.relid]).get(table.relid)
                 _refuse_altered(mark, table)
                 into.execute("begin")
+                if fills and with_rows(into, [table.target]):
+                    raise not_ours([table.target])
                 take_replica_role(into)
                 into.execute("set local maintenance_work_mem = '256MB'")
                 give_raw(out)
@@ -196,10 +202,11 @@ def _record(
     values = (format_lsn(unit.snapshot_lsn), copied.rows, copied.bytes, key, unit.schema, unit.name)
     if unit.chunk is None:
         into.execute(
-            "update prefect_datasync.job_table set phase = 'copied', filled = true, snapshot_lsn = %s,"
+            "update prefect_datasync.job_table set phase = 'copied', snapshot_lsn = %s,"
             " rows_copied = %s, bytes_copied = %s where job = %s and nsp = %s and rel = %s",
             values,
         )
+        owning.fills(into, key, [(unit.schema, unit.name)])
     else:
         into.execute(
             "update prefect_datasync.job_chunk set snapshot_lsn = %s, rows_copied = %s,"

@@ -7,7 +7,7 @@ target, from which the attempt at work learns of it within a second.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from prefect_datasync.engine.errors import ActionRefused, ConfigError
 from prefect_datasync.engine.postgres.catalog import Name
@@ -25,12 +25,14 @@ class Chosen:
     Attributes:
         tables, exclude: patterns, in place of the spec's.
         added: names that were added one by one; such a table is copied also where new ones are ignored.
+        emptied: those of them whose table at the target may be emptied.
         removed: relations that were removed: what the stream still holds of them is passed over.
     """
 
     tables: tuple[str, ...]
     exclude: tuple[str, ...]
     added: tuple[Name, ...] = ()
+    emptied: tuple[Name, ...] = ()
     removed: tuple[int, ...] = ()
 
     @classmethod
@@ -39,8 +41,12 @@ class Chosen:
         if text is None:
             return cls(spec.tables, spec.exclude)
         told = json.loads(text)
-        added = tuple((schema, name) for schema, name in told["added"])
-        return cls(tuple(told["tables"]), tuple(told["exclude"]), added, tuple(told["removed"]))
+        added, emptied = (
+            tuple((schema, name) for schema, name in told.get(each, ()))
+            for each in ("added", "emptied")
+        )
+        removed = tuple(told["removed"])
+        return cls(tuple(told["tables"]), tuple(told["exclude"]), added, emptied, removed)
 
     @property
     def text(self) -> str:
@@ -61,8 +67,13 @@ def read_text(connection: Connection, key: str) -> str | None:
     return row[0] if row else None
 
 
-def with_table(old: Chosen, spec: SyncSpec, table: Name, relid: int | None) -> Chosen:
+def with_table(
+    old: Chosen, spec: SyncSpec, table: Name, relid: int | None, *, empties: bool = False
+) -> Chosen:
     """The same and one table more.
+
+    Args:
+        empties: the target's table may be emptied, whosever its rows are.
 
     Raises:
         ConfigError: an exclude pattern stands in the way.
@@ -70,9 +81,11 @@ def with_table(old: Chosen, spec: SyncSpec, table: Name, relid: int | None) -> C
     pattern = _pattern(table)
     exclude = tuple(each for each in old.exclude if each != pattern)
     removed = tuple(each for each in old.removed if each != relid)
-    new = Chosen(old.tables, exclude, (*old.added, table), removed)
+    emptied = (*_except(table, old.emptied), *([table] if empties else ()))
+    added = (*_except(table, old.added), table)
+    new = Chosen(old.tables, exclude, added, emptied, removed)
     if not new.applied(spec).selects(*table):
-        new = Chosen((*old.tables, pattern), exclude, new.added, removed)
+        new = replace(new, tables=(*old.tables, pattern))
     if not new.applied(spec).selects(*table):
         raise ConfigError(
             f"the job excludes {'.'.join(table)} by a pattern", do="change its `exclude` first"
@@ -90,12 +103,12 @@ def without_table(old: Chosen, spec: SyncSpec, table: Name, relid: int | None) -
         ConfigError: nothing would be left.
     """
     pattern = _pattern(table)
-    added = tuple(each for each in old.added if each != table)
+    added, emptied = _except(table, old.added), _except(table, old.emptied)
     tables = tuple(each for each in old.tables if each != pattern)
     removed = old.removed if relid is None else (*old.removed, relid)
-    new = Chosen(tables, old.exclude, added, removed)
+    new = Chosen(tables, old.exclude, added, emptied, removed)
     if new.applied(spec).selects(*table):
-        new = Chosen(tables, (*old.exclude, pattern), added, new.removed)
+        new = replace(new, exclude=(*old.exclude, pattern))
     if not tables:
         raise ConfigError("a job without tables is none", do="`datasync delete JOB`")
     return new
@@ -146,6 +159,10 @@ def write(
             )
             if forget:
                 connection.execute(ledger.FORGET, (key, *table, key))
+
+
+def _except(table: Name, names: tuple[Name, ...]) -> tuple[Name, ...]:
+    return tuple(each for each in names if each != table)
 
 
 def _pattern(table: Name) -> str:

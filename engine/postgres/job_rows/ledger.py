@@ -11,7 +11,7 @@ whose.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -54,12 +54,13 @@ class TableRow:
     phase: Phase
     snapshot_lsn: Lsn | None
     made: bool  #: the job created the table
-    filled: bool  #: the job put rows into it, so a new instance may empty it
+    filled: bool  #: the target's table holds rows that the job put there, so a copy may empty it
     rows: int
     bytes: int
     mark: str | None  #: see `marks`
     fault: str | None
     wish: Wish | None
+    empties: bool  #: the copy that is wished may empty the target's table, whosever its rows are
     quarantined: int  #: rows that the target refused, see `quarantine`
     target: Name  #: its name at the target
     left_out: frozenset[int]  #: numbers of columns that are not synced
@@ -110,7 +111,7 @@ def read_tables(connection: Connection, key: str) -> tuple[TableRow, ...]:
     with reading("read the job's tables"):
         rows = connection.execute(
             "select nsp, rel, relid::bigint, phase, snapshot_lsn::text, made, filled, rows_copied,"
-            " bytes_copied, mark, fault, wish, (select count(q.wanted) from prefect_datasync.quarantine q"
+            " bytes_copied, mark, fault, wish, empties, (select count(q.wanted) from prefect_datasync.quarantine q"
             " where (q.job, q.nsp, q.rel) = (t.job, t.nsp, t.rel)),"
             " coalesce(to_nsp, nsp), coalesce(to_rel, rel), left_out, ignored"
             " from prefect_datasync.job_table t where job = %s order by nsp, rel",
@@ -124,10 +125,10 @@ def read_tables(connection: Connection, key: str) -> tuple[TableRow, ...]:
                 lsn_of(row[4]),
                 *row[5:11],
                 row[11] and Wish(row[11]),
-                row[12],
-                (row[13], row[14]),
-                frozenset(row[15] or ()),
-                row[16],
+                *row[12:14],
+                (row[14], row[15]),
+                frozenset(row[16] or ()),
+                row[17],
             )
         )
         for row in rows
@@ -202,6 +203,7 @@ def park(
     relids: Mapping[Name, int],
     targets: Mapping[Name, Name],
     wish: Wish | None = None,
+    empties: Collection[Name] = (),
     phase: Phase = Phase.PARKED,
 ) -> None:
     """Let tables rest, with the reason; a table that the ledger does not know yet is entered.
@@ -210,23 +212,25 @@ def park(
 
     Args:
         targets: names at the target, of tables that may be new.
+        empties: those whose copy may empty the target's table, whosever its rows are.
 
     Raises:
         Fenced: the attempt holds the job no more.
     """
     with translating("park tables"), connection.transaction():
-        _hold(connection, key, epoch)
+        held(connection, key, epoch)
         for (schema, name), fault in faults.items():
             connection.execute(
                 "insert into prefect_datasync.job_table"
-                " (job, nsp, rel, relid, phase, fault, wish, filled, to_nsp, to_rel)"
+                " (job, nsp, rel, relid, phase, fault, wish, empties, to_nsp, to_rel)"
                 " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict (job, nsp, rel) do update"
                 " set relid = excluded.relid, phase = excluded.phase, fault = excluded.fault,"
-                " wish = excluded.wish, filled = job_table.filled or excluded.filled,"
+                " wish = excluded.wish,"
+                " empties = excluded.empties or (job_table.empties and excluded.wish = 'copy') is true,"
                 " left_out = case when job_table.relid = excluded.relid then job_table.left_out end",
                 (
                     key, schema, name, relids[schema, name], phase, fault[:FAULT_CHARS], wish,
-                    wish is Wish.COPY, *targets.get((schema, name), (None, None)),
+                    wish is Wish.COPY and (schema, name) in empties, *targets.get((schema, name), (None, None)),
                 ),
             )  # fmt: skip
             if phase is Phase.ASIDE:
@@ -260,7 +264,7 @@ def follow(
         Fenced: the attempt holds the job no more.
     """
     with translating("let the target's tables follow"), connection.transaction():
-        _hold(connection, key, epoch)
+        held(connection, key, epoch)
         if change is not None:  # others that read the table do not queue behind it for long
             connection.execute("set local lock_timeout = '10s'")
             connection.execute(change.encode())
@@ -280,7 +284,7 @@ def forget(connection: Connection, key: str, epoch: int, names: Sequence[Name]) 
         Fenced: the attempt holds the job no more.
     """
     with translating("forget tables"), connection.transaction():
-        _hold(connection, key, epoch)
+        held(connection, key, epoch)
         for name in names:
             connection.execute(FORGET, (key, *name, key))
 
@@ -292,10 +296,10 @@ def give_up(connection: Connection, key: str, epoch: int, faults: Mapping[Name, 
         Fenced: the attempt holds the job no more.
     """
     with translating("give up copying tables again"), connection.transaction():
-        _hold(connection, key, epoch)
+        held(connection, key, epoch)
         for (schema, name), fault in faults.items():
             connection.execute(
-                "update prefect_datasync.job_table set fault = %s, wish = null"
+                "update prefect_datasync.job_table set fault = %s, wish = null, empties = false"
                 " where job = %s and nsp = %s and rel = %s and phase = 'parked'",
                 (fault[:FAULT_CHARS], key, schema, name),
             )
@@ -320,11 +324,16 @@ def these(key: str, names: Iterable[Name]) -> tuple[str, list[str], list[str]]:
     return key, [name[0] for name in listed], [name[1] for name in listed]
 
 
-def _hold(connection: Connection, key: str, epoch: int) -> None:
-    held = connection.execute(
+def held(connection: Connection, key: str, epoch: int) -> None:
+    """Lock the job's row.
+
+    Raises:
+        Fenced: the attempt holds the job no more.
+    """
+    row = connection.execute(
         "select 1 from prefect_datasync.job where job = %s and epoch = %s for update", (key, epoch)
     ).fetchone()
-    if held is None:
+    if row is None:
         raise fenced(key)
 
 

@@ -31,10 +31,11 @@ create table if not exists prefect_datasync.job_table (
   phase text not null check (phase in ('pending', 'copied', 'parked', 'aside')),
   snapshot_lsn pg_lsn,                    -- consistent point of the snapshot it was copied with
   made boolean not null default false,    -- the job created the table
-  filled boolean not null default false,  -- the job put rows into it, so it may empty it
+  filled boolean not null default false,  -- the target's table holds rows of the job, so it may empty it
   mark text,                              -- see engine.postgres.marks
   fault text,                             -- why it is parked
   wish text check (wish in ('park', 'copy')),  -- what the stream shall do with it next
+  empties boolean not null default false, -- the copy that is wished may empty it, whosever its rows are
   to_nsp text, to_rel text,               -- its name at the target; null where it is the same
   left_out int[],                         -- numbers of columns that are not synced, see engine.switches
   ignored bigint not null default 0,      -- changes of rows that the switches say not to apply
@@ -69,13 +70,14 @@ alter table prefect_datasync.job add column if not exists chosen text;
 alter table prefect_datasync.job_table add column if not exists mark text,
   add column if not exists fault text,
   add column if not exists wish text check (wish in ('park', 'copy')),
+  add column if not exists empties boolean not null default false,
   add column if not exists to_nsp text, add column if not exists to_rel text,
   add column if not exists left_out int[], add column if not exists ignored bigint not null default 0,
   drop constraint if exists job_table_phase_check,
   add constraint job_table_phase_check check (phase in ('pending', 'copied', 'parked', 'aside'));
 """
 #: Columns that only the present version has.
-_NEWEST = (("job", "chosen"), ("job_table", "ignored"), ("quarantine", "wanted"))
+_NEWEST = (("job", "chosen"), ("job_table", "empties"), ("quarantine", "wanted"))
 _TABLES = ("job", "job_table", "job_chunk")
 
 

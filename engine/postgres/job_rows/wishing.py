@@ -50,14 +50,20 @@ def request(target: Server, key: str, table: Name, wish: Wish) -> TableRow:
             )
         parts = _partitions(connection, key, row) or [table]
         connection.execute(
-            "update prefect_datasync.job_table set wish = %s,"
+            "update prefect_datasync.job_table set wish = %s, empties = %s,"
             " phase = case phase when 'aside' then 'parked' else phase end"
             " where job = %s and (nsp, rel) in (select * from unnest(%s::text[], %s::text[]))",
-            (wish, key, [schema for schema, _ in parts], [name for _, name in parts]),
+            (
+                wish,
+                wish is Wish.COPY,
+                key,
+                [schema for schema, _ in parts],
+                [name for _, name in parts],
+            ),
         )
         if wish is Wish.COPY:
             connection.execute(
-                f"update prefect_datasync.job_table t set wish = 'copy' where {ledger.MERGED_WITH}",
+                f"update prefect_datasync.job_table t set wish = 'copy', empties = true where {ledger.MERGED_WITH}",
                 ledger.these(key, parts),
             )
     return row

@@ -8,7 +8,7 @@ again before it relies on it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -131,6 +131,7 @@ def retry(
                 names = _following(connection, key, table)
                 entries = _entries(connection, key, names, after)
                 targets = targets_of(connection, key, names)
+                _refuse_missing(names, targets)
                 for form, group in groupby(entries, key=lambda each: each.form):
                     name = form[:2]
                     rows = list(group)
@@ -228,6 +229,14 @@ def _following(connection: Connection, key: str, table: Name | None) -> list[Nam
     return [row.full_name for row in rows if row.phase not in resting and row.quarantined]
 
 
+def _refuse_missing(names: Sequence[Name], targets: Mapping[Name, TargetTable]) -> None:
+    if missing := [".".join(name)[:140] for name in names if name not in targets]:
+        raise ActionRefused(
+            f"the target has no table {', '.join(missing)}",
+            do=f"`datasync table copy JOB {missing[0]}` makes it",
+        )
+
+
 def _entries(connection: Connection, key: str, names: Sequence[Name], after: int) -> list[Entry]:
     rows = connection.execute(
         f"{ENTRIES} and wanted is not null order by id limit {AT_ONCE}",
@@ -274,16 +283,19 @@ def _offer(
 def _keys(
     connection: Connection, key: str, names: Sequence[Name], charset: str | None
 ) -> dict[int, tuple[str | None, ...]]:
-    """The keys as text, by entry; not of tables whose rows only the whole row names."""
+    """The keys as text, by entry; not of tables whose rows only the whole row names, or that are gone."""
     targets = targets_of(connection, key, names)
     told: dict[int, tuple[str | None, ...]] = {}
     for row in connection.execute(
         ENTRIES + " order by id", (key, *unnested(names), 0), binary=True
     ).fetchall():
         each = Entry(*row)
-        binding = binding_of(each, targets[each.schema, each.name])
-        if not binding.key:
+        there = targets.get((each.schema, each.name))
+        if there is None:
             continue
+        binding = binding_of(each, there)
+        if not binding.key or any(binding.columns[i] not in there.columns for i in binding.key):
+            continue  # of which type the parts are nothing tells any more
         pg, form = connection.pgconn, int(each.binary)
         writer = Writer(pg, each.binary, session="")
         types = (binding.table.columns[binding.columns[i]].type_sql for i in binding.key)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from prefect_datasync.engine.errors import DataError
 from prefect_datasync.engine.postgres.catalog import Name, qualified, quote
 from prefect_datasync.engine.postgres.session import Connection, translating
+
+LOCK_S = 60  #: somebody else's transaction that writes into a table is waited for
 
 
 def empty(connection: Connection, names: Collection[Name]) -> None:
@@ -46,6 +49,33 @@ def holds_rows(target: Connection, name: Name) -> bool:
             return False
         found = target.execute(f"select exists (select from only {qualified(*name)})".encode())
         return found.fetchone() == (True,)
+
+
+def with_rows(target: Connection, names: Collection[Name]) -> set[Name]:
+    """Those of the tables that hold rows; until the open transaction ends nobody else puts any into them.
+
+    Raises:
+        TransientError: somebody who has put rows into one does not come to an end.
+    """
+    target.execute(f"set local lock_timeout = '{LOCK_S}s'".encode())
+    with translating("look whether tables are empty"):
+        for schema, table, kind, _ in target.execute(_TABLES, _arrays(names)).fetchall():
+            target.execute(
+                f"lock table {_only(schema, table, kind)} in share row exclusive mode".encode()
+            )
+    target.execute("set local lock_timeout = 0")
+    return {name for name in names if holds_rows(target, name)}
+
+
+def not_ours(names: Collection[Name]) -> DataError:
+    """The error of tables whose rows at the target must not be emptied, so that none is copied into them."""
+    these = ", ".join(sorted(".".join(name) for name in names))
+    return DataError(
+        f"the target's {these[:300]} holds rows that are not the job's",
+        effect="Nothing was copied into it",
+        do=f"empty it, or let `datasync table copy JOB {these[:300]}` empty it",
+        code="TARGET_NOT_EMPTY",
+    )
 
 
 def put_checks_aside(source: Connection, target: Connection, tables: Mapping[Name, Name]) -> None:

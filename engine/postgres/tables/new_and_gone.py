@@ -7,17 +7,12 @@ from dataclasses import dataclass, field
 
 from prefect_datasync.engine.errors import DataError
 from prefect_datasync.engine.postgres.attempt import Attempt
-from prefect_datasync.engine.postgres.catalog import Name, Table, qualified
-from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.catalog import Name, Table
+from prefect_datasync.engine.postgres.job_rows import ledger, owning
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, TableRow
 from prefect_datasync.engine.postgres.session import Connection, translating
 from prefect_datasync.engine.postgres.tables.emptying import holds_rows
 from prefect_datasync.engine.switches import Policy
-
-OCCUPIED = (
-    "the target's table of that name holds rows that are not the job's;"
-    " `datasync table copy` empties it"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +117,8 @@ def take_away(
     if policy is Policy.IGNORE or not row.made or shared:
         return Phase.ASIDE, ledger.DROPPED
     hold = attempt.hold
-    sql = f"drop table if exists {qualified(*row.target)}"
     try:
-        ledger.follow(hold.connection, hold.key, hold.epoch, {}, sql, {})
+        owning.drop(hold.connection, hold.key, hold.epoch, row)
     except DataError as exc:
         return Phase.PARKED, f"{ledger.DROPPED}, and the target's could not be ({exc.what})"
     return Phase.ASIDE, f"{ledger.DROPPED}, and at the target"

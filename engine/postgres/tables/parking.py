@@ -6,16 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from prefect_datasync.engine.errors import CheckFailed, DataError, SchemaChanged, TransientError
-from prefect_datasync.engine.postgres import slot
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.catalog import Name, Table
 from prefect_datasync.engine.postgres.definitions.marks import Mark
 from prefect_datasync.engine.postgres.job_rows import chosen, ledger
 from prefect_datasync.engine.postgres.job_rows.chosen import Chosen
-from prefect_datasync.engine.postgres.job_rows.hold import Hold
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, TableRow, Wish
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
-from prefect_datasync.engine.postgres.tables import new_and_gone, publication, publishing
+from prefect_datasync.engine.postgres.tables import (
+    fingerprint,
+    new_and_gone,
+    publication,
+    publishing,
+)
+from prefect_datasync.engine.postgres.tables.emptying import not_ours
 from prefect_datasync.engine.postgres.tables.new_and_gone import Differences
 from prefect_datasync.engine.postgres.tables.published import listed, narrows
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
@@ -46,23 +50,6 @@ def may_rest(spec: SyncSpec, fault: DataError) -> bool:
 def may_copy_again(spec: SyncSpec) -> bool:
     """Whether all rows of the target's tables are the job's, so that it may empty one."""
     return spec.mode.copies and spec.existing_rows is not ExistingRows.APPEND
-
-
-def tidy(source: Connection, hold: Hold) -> None:
-    """Drop slot and publication of a small job that was handed over by a process that died then.
-
-    Only before this attempt copies tables again itself.
-    """
-    small = ledger.again_key(hold.key)
-    with translating("look for tables that were copied again"):
-        row = hold.connection.execute(
-            "select exists (select from prefect_datasync.job where job = %s)", (small,)
-        ).fetchone()
-        left = slot.slots_of(source, small)
-    if left and row == (False,):
-        for name in left:
-            slot.drop_slot(source, name)
-        publication.drop(source, small)
 
 
 class Parking:
@@ -138,8 +125,8 @@ class Parking:
             targets = {t.full_name: t.target for t in new}
             planned = publication.plan(attempt.key, tables, attempt.spec.keyless, narrows(source))
             left = publication.extend(source, planned, publishing.named_by(tables, relids))
-            recorded = publication.names(attempt.hold.row.publications)
-            attempt.hold.set("publications = %s", publication.fingerprint(source, recorded))
+            recorded = fingerprint.names(attempt.hold.row.publications)
+            attempt.hold.set("publications = %s", fingerprint.read(source, recorded))
             cannot = {t.full_name for t in left}
             come = [t.full_name for t in found.come if t.full_name not in cannot]
             rest = [t.full_name for t in found.rest if t.full_name not in cannot]
@@ -167,13 +154,13 @@ class Parking:
             return
         planned = publication.plan(attempt.key, tables, attempt.spec.keyless, narrows(source))
         publication.relist(source, planned, resting)
-        recorded = publication.names(attempt.hold.row.publications)
-        now = publication.fingerprint(source, recorded)
+        recorded = fingerprint.names(attempt.hold.row.publications)
+        now = fingerprint.read(source, recorded)
         if now != attempt.hold.row.publications:
             attempt.hold.set("publications = %s", now)
 
     def _astray(self, source: Connection, tables: Iterable[Table]) -> publishing.Astray:
-        names = publication.names(self._attempt.hold.row.publications)
+        names = fingerprint.names(self._attempt.hold.row.publications)
         known = {row.relid for row in self._rows}
         ours = [t for t in tables if t.relid in known]
         follow = {row.relid for row in self.following}
@@ -194,7 +181,7 @@ class Parking:
         relids = {name: t.relid for name, t in by_name.items()}
         names = ", ".join(sorted(".".join(name) for name in why))
         planned = publication.plan(attempt.key, tables, spec.keyless, narrows(source))
-        published = publication.names(attempt.hold.row.publications)
+        published = fingerprint.names(attempt.hold.row.publications)
         policies = {name: by_name[name].switches.on_change_type for name in why}
         # At rest first: whatever breaks off after this, what was not sent is not taken for applied.
         for name, reason in found.unseen.items():
@@ -204,10 +191,10 @@ class Parking:
         self._rest(found.harmed, relids, None)
         hold = attempt.hold
         gone = publishing.named_by(tables, found.harmed)
-        hold.set("publications = %s", publication.without(hold.row.publications, gone))
+        hold.set("publications = %s", fingerprint.without(hold.row.publications, gone))
         publishing.withdraw(source, published, planned, tables, found.harmed)
         left = publication.extend(source, planned, publishing.named_by(tables, found.unseen))
-        hold.set("publications = %s", publication.fingerprint(source, published))
+        hold.set("publications = %s", fingerprint.read(source, published))
         self._rest({t.full_name: _KEYLESS for t in left}, relids, None)
         if Policy.FAIL in policies.values():
             fault = SchemaChanged(
@@ -229,10 +216,10 @@ class Parking:
         if not rows:
             return
         # first what is expected to be published: a publication with more than that does no harm
-        recorded = publication.without(hold.row.publications, removed)
+        recorded = fingerprint.without(hold.row.publications, removed)
         hold.set("publications = %s", recorded)
         try:
-            publishing.let_go(source, publication.names(recorded), removed)
+            publishing.let_go(source, fingerprint.names(recorded), removed)
         except CheckFailed as exc:
             self._attempt.say(f"{exc} The changes of the removed tables are passed over.")
         ledger.forget(hold.connection, hold.key, hold.epoch, [row.full_name for row in rows])
@@ -259,7 +246,7 @@ class Parking:
         )
 
     def take(self, fault: DataError) -> None:
-        """Let the tables of a fault rest.
+        """Let the tables of a fault rest; what the stream still holds of one that is no more is passed over.
 
         Raises:
             DataError: the fault, when a table cannot be named or fails the job.
@@ -326,18 +313,19 @@ class Parking:
         phase: Phase = Phase.PARKED,
     ) -> None:
         hold = self._attempt.hold
-        added, spec = self._chosen.added, self._attempt.spec
+        spec = self._attempt.spec
+        emptied = {*self._chosen.emptied, *(row.full_name for row in self._rows if row.empties)}
         if wish is Wish.COPY and spec.existing_rows is not ExistingRows.TRUNCATE:
             goes_to = {
-                name: (targets or {}).get(name, name) for name in faults if name not in added
+                name: (targets or {}).get(name, name) for name in faults if name not in emptied
             }
             theirs = new_and_gone.occupied(hold.connection, goes_to, self._rows)
             if theirs:
-                self._rest(dict.fromkeys(theirs, new_and_gone.OCCUPIED), relids, None, targets)
+                self._rest({n: str(not_ours([n])) for n in theirs}, relids, None, targets)
             faults = {name: why for name, why in faults.items() if name not in theirs}
         ledger.park(
             hold.connection, hold.key, hold.epoch, faults,
-            relids=relids, targets=targets or {}, wish=wish, phase=phase,
+            relids=relids, targets=targets or {}, wish=wish, empties=emptied, phase=phase,
         )  # fmt: skip
         self._rows = ledger.read_tables(hold.connection, hold.key)
 

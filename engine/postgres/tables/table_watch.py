@@ -16,7 +16,7 @@ from prefect_datasync.engine.postgres.definitions.shapes import Shapes
 from prefect_datasync.engine.postgres.job_rows import ledger
 from prefect_datasync.engine.postgres.session import Connection, connect
 from prefect_datasync.engine.postgres.severing import within
-from prefect_datasync.engine.postgres.tables import publication
+from prefect_datasync.engine.postgres.tables import fingerprint
 from prefect_datasync.engine.postgres.tables.parking import Parking, TablesChanged
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
 from prefect_datasync.engine.postgres.visible import Visible
@@ -107,4 +107,4 @@ class TableWatch:
 
     def _check(self, source: Connection) -> None:
         recorded = self._attempt.hold.row.publications
-        publication.check(source, recorded, self._parking.passed_over)
+        fingerprint.check(source, recorded, self._parking.passed_over)
