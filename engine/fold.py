@@ -257,7 +257,7 @@ class TableFold:
         return DataError(
             f"the stream holds {what}, table {self.shape.name}",
             effect="The transaction was not applied",
-            do="compare source and target with `datasync verify`, then `datasync restart JOB`",
+            do=f"`datasync table copy JOB {self.shape.name}` (and `datasync retry JOB` if the job has stopped)",
             code="STREAM_INCONSISTENT",
         ).about(self.shape.relid)
 

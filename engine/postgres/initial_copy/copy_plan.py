@@ -17,6 +17,7 @@ from prefect_datasync.engine.postgres import slot
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.catalog import Name, Table, quote, read_tables
 from prefect_datasync.engine.postgres.definitions import ddl
+from prefect_datasync.engine.postgres.initial_copy.unproven_checks import put_aside
 from prefect_datasync.engine.postgres.job_rows import ledger, owning
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, again_key
 from prefect_datasync.engine.postgres.lsn import format_lsn
@@ -25,7 +26,6 @@ from prefect_datasync.engine.postgres.tables import fingerprint, publication
 from prefect_datasync.engine.postgres.tables.emptying import (
     empty,
     not_ours,
-    put_checks_aside,
     with_rows,
 )
 from prefect_datasync.engine.postgres.tables.published import narrows
@@ -330,7 +330,7 @@ def _empty(
         if theirs:
             raise not_ours(theirs).about(*(t.relid for t in parts if t.target in theirs))
         owning.fills(connection, attempt.key, [t.full_name for t in parts])
-    put_checks_aside(source, connection, {t.full_name: t.target for t in known if t.made})
+    put_aside(source, connection, attempt.key)
 
 
 def _ranges(source: Connection, table: Table, chunk_bytes: int) -> list[Range]:

@@ -22,6 +22,7 @@ from prefect_datasync.engine.postgres.definitions.sequence_values import carry
 from prefect_datasync.engine.postgres.initial_copy import copy_plan
 from prefect_datasync.engine.postgres.initial_copy.relay import Copied
 from prefect_datasync.engine.postgres.initial_copy.table_copy import copy_unit
+from prefect_datasync.engine.postgres.initial_copy.unproven_checks import put_back
 from prefect_datasync.engine.postgres.job_rows import ledger
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
 from prefect_datasync.engine.postgres.quarantine import quarantine
@@ -289,6 +290,7 @@ class CopyStage:
             with attempt.clocks.on(Stage.BUILD):
                 for name, statements in ddl.after_statements(source, connection, ours).items():
                     self._build(self._tables[name], statements)
+                put_back(source, connection, hold.key, attempt.spec, ours)
             if attempt.spec.mode.copies:
                 for each in carry(source, connection, list(self._tables.values())):
                     if each.problem is not None:

@@ -1,16 +1,13 @@
 """Empty tables of the target before they are filled: exactly these, whatever inherits from or refers to them.
 
-TRUNCATE reaches children by INHERITS, and is refused where a foreign key of another table refers to the rows.
-Checks that are NOT VALID stand at the source beside rows that violate them: rows that come again would be
-refused, so such checks go with the rows, and come back behind them.
-"""
+TRUNCATE reaches children by INHERITS, and is refused where a foreign key of another table refers to the rows."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from prefect_datasync.engine.errors import DataError
-from prefect_datasync.engine.postgres.catalog import Name, qualified, quote
+from prefect_datasync.engine.postgres.catalog import Name, qualified
 from prefect_datasync.engine.postgres.session import Connection, translating
 
 LOCK_S = 60  #: somebody else's transaction that writes into a table is waited for
@@ -78,23 +75,6 @@ def not_ours(names: Collection[Name]) -> DataError:
     )
 
 
-def put_checks_aside(source: Connection, target: Connection, tables: Mapping[Name, Name]) -> None:
-    """Drop checks of tables that the job made which are NOT VALID at both sides; `ddl.after_statements` gives
-    them again.
-
-    Args:
-        tables: names at the target by names at the source.
-    """
-    with translating("look for checks that are not valid"):
-        at_source = source.execute(_UNPROVEN, _arrays(tables)).fetchall()
-        wanted = {(*tables[schema, table], check) for schema, table, check in at_source}
-        found = target.execute(_UNPROVEN, _arrays(set(tables.values()))).fetchall()
-        for schema, table, check in wanted.intersection(found):
-            target.execute(
-                f"alter table {qualified(schema, table)} drop constraint {quote(check)}".encode()
-            )
-
-
 def _arrays(names: Collection[Name]) -> tuple[list[str], list[str]]:
     return [n[0] for n in names], [n[1] for n in names]
 
@@ -112,11 +92,3 @@ with wanted as (
 select schema, name, kind, exists (select from pg_constraint k where k.contype = 'f'
   and k.confrelid = w.oid and k.conrelid not in (select oid from wanted))
 from wanted w"""
-
-_UNPROVEN = """
-select n.nspname::text, c.relname::text, k.conname::text
-from unnest(%s::text[], %s::text[]) as w(nsp, rel)
-join pg_namespace n on n.nspname = w.nsp
-join pg_class c on c.relnamespace = n.oid and c.relname = w.rel
-join pg_constraint k on k.conrelid = c.oid and k.contype in ('c', 'n') and k.coninhcount = 0
-  and not k.convalidated and coalesce((to_jsonb(k) ->> 'conenforced')::bool, true)"""
