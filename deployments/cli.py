@@ -31,6 +31,7 @@ from prefect_datasync.deployments.cli_groups import put_into_groups
 from prefect_datasync.deployments.cli_output import (
     DIFFERENT,
     Json,
+    again_line,
     ago,
     answer,
     copy_line,
@@ -320,6 +321,7 @@ def _status_fields(now: Status) -> dict[str, object]:
         "message": now.message,
         "instance": now.instance,
         "copy": copy_line(now.progress) if now.progress else None,
+        "copied again": again_line(now.kpis or {}) if now.state == "Running" else None,
         "now": kpi_line(now.kpis) if now.kpis and now.state == "Running" else None,
         "phase": here.phase if here else None,
         "position": here.position if here else None,

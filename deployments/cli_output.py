@@ -146,6 +146,15 @@ def copy_line(progress: Mapping[str, Any]) -> str:
     return "  ".join(parts if eta is None else [*parts, f"ETA {span(eta)}"])
 
 
+def again_line(facts: Mapping[str, Any]) -> str | None:
+    """How far copies beside the stream are, e.g. `public.a 48 %, public.b 100 %; 3.2 MB of WAL to follow`."""
+    told = [f"{each['name']} {each['percent']:.0f} %" for each in facts.get("copying_again") or ()]
+    if not told:
+        return None
+    behind = facts.get("copying_again_lag_bytes")
+    return ", ".join(told[:5]) + (f"; {size(behind)} of WAL to follow" if behind else "")
+
+
 def kpi_line(kpis: Mapping[str, Any]) -> str:
     """The six indicators and the verdict, on one line."""
     return "  ".join(

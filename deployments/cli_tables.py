@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from prefect_datasync.deployments.cli_output import Json, answer, count, say, show_table, size
+
+if TYPE_CHECKING:
+    from prefect_datasync.deployments.tables import TableState
 
 app = App(name="table", help="The tables of a job one by one.")
 
@@ -24,7 +27,7 @@ def list_(job: str, *, json: Json = False) -> None:
             ("table", "state", "rows copied", "bytes", "quarantined", "ignored", "target", "why"),
             [
                 (
-                    *(t.table, t.state, count(t.rows), size(t.bytes)),
+                    *(t.table, _state(t), count(t.rows), size(t.bytes)),
                     *(t.quarantined or None, count(t.ignored) if t.ignored else None),
                     *(t.target, t.fault),
                 )
@@ -103,6 +106,16 @@ def remove(job: str, table: str, *, json: Json = False) -> None:
     answer(
         {"job": job, "tables": told.tables, "exclude": told.exclude}, json, lambda: say("removed")
     )
+
+
+def _state(table: TableState) -> str:
+    """The state, and how far its copy is."""
+    now = table.copying
+    if now is None:
+        return table.state
+    if now.lag_bytes is not None:
+        return f"{table.state}: {count(now.rows)} rows, {size(now.lag_bytes)} of WAL to follow"
+    return f"{table.state}: {now.percent:.0f} %, {count(now.rows)} rows, {size(now.bytes)} of {size(now.bytes_total)}"
 
 
 def _told(job: str, table: str, json: bool) -> None:

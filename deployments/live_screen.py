@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from prefect_datasync.deployments.cli_output import ago, copy_line
+from prefect_datasync.deployments.cli_output import again_line, ago, copy_line
 from prefect_datasync.deployments.live import Live, LiveJob
 from prefect_datasync.engine.metrics import MEANING
 from prefect_datasync.engine.plot import sparkline
@@ -99,6 +99,8 @@ def _one(job: LiveJob) -> RenderableType:
         parts.append(_line("records/s, 1 h", rates, count(highest)))
     if job.lives and "copy_percent" in facts:
         parts += [Text(""), Text("Copy  " + copy_line(facts)), _tables(facts)]
+    if job.lives and (again := facts.get("copying_again")):
+        parts += [Text(""), Text(f"Copied again  {again_line(facts)}"), _tables({"tables": again})]
     return Group(*parts)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from prefect_datasync.engine.metrics import Kpis
 from prefect_datasync.engine.snapshot import CopyProgress
 
+AGAIN = 100  #: tables that are copied again are told, at most
+
 
 @dataclass(frozen=True, slots=True)
 class TableCopy:
@@ -20,6 +22,15 @@ class TableCopy:
     bytes: int
     bytes_total: int
     copied: bool
+
+    @property
+    def percent(self) -> float:
+        """By bytes, from 0 to 100."""
+        return 100 * self.bytes / max(1, self.bytes_total) if not self.copied else 100.0
+
+    def facts(self) -> dict[str, Any]:
+        """As one object for JSON."""
+        return dataclasses.asdict(self) | {"percent": round(self.percent, 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,8 @@ class Sample:
         parked: tables that rest while the others go on.
         quarantined: rows that the target refused and that are kept.
         copy, tables: only while it copies.
+        again: tables that are copied beside the stream, from the beginning until they follow.
+        again_lag_bytes: WAL at the source that those have not followed yet; None until they are copied.
     """
 
     at: float
@@ -50,9 +63,11 @@ class Sample:
     quarantined: int = 0
     copy: CopyProgress | None = None
     tables: tuple[TableCopy, ...] = ()
+    again: tuple[TableCopy, ...] = ()
+    again_lag_bytes: int | None = None
 
     def facts(self) -> dict[str, Any]:
-        """As one flat object for JSON, tables excepted; times in seconds or ms as the names say."""
+        """As one object for JSON, flat but for the tables that are copied again; times in seconds or ms as the names say."""
         facts: dict[str, Any] = {
             "at": round(self.at, 3),
             **dataclasses.asdict(self.kpis),
@@ -75,5 +90,10 @@ class Sample:
                 "copy_bytes_total": self.copy.bytes_total,
                 "copy_eta_s": None if eta is None else round(eta),
                 "copy_seconds": round(self.copy.seconds, 1),
+            }
+        if self.again:
+            facts |= {
+                "copying_again": [each.facts() for each in self.again[:AGAIN]],
+                "copying_again_lag_bytes": self.again_lag_bytes,
             }
         return facts

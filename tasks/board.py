@@ -89,6 +89,13 @@ def _page(job: str, sample: Sample, hour: Sequence[Minute | None]) -> Iterator[s
         )
         yield ""
         yield from _tables(sample.tables)
+    if sample.again:
+        behind = (
+            f", {size(sample.again_lag_bytes)} of WAL to follow" if sample.again_lag_bytes else ""
+        )
+        yield f"### Copied again beside the stream{behind}"
+        yield ""
+        yield from _tables(sample.again)
     if any(hour):
         yield "### The last hour"
         yield ""
@@ -110,7 +117,7 @@ def _tables(tables: Sequence[TableCopy]) -> Iterator[str]:
     rows = [
         (
             f"`{each.name.replace('|', '¦').replace('`', chr(39))}`",
-            "copied" if each.copied else f"{100 * each.bytes / max(1, each.bytes_total):.0f} %",
+            "copied" if each.copied else f"{each.percent:.0f} %",
             count(each.rows),
             size(each.bytes),
         )

@@ -136,6 +136,7 @@ class Instance:
                 tables=tables,
             )
         reached = self._streaming.reached
+        again, again_lag_bytes = self._again.progress()
         meter.waiting(now, self._streaming.behind)
         return Sample(
             now,
@@ -147,6 +148,8 @@ class Instance:
             stages=self._attempt.clocks.shares(),
             parked=self._streaming.parked,
             quarantined=self._streaming.quarantined,
+            again=again,
+            again_lag_bytes=again_lag_bytes,
         )
 
     def checkpoint(self) -> state.Checkpoint | None:

@@ -39,6 +39,7 @@ from prefect_datasync.engine.postgres.definitions.ddl_follow import follow_shape
 from prefect_datasync.engine.postgres.definitions.ddl_members import Ambiguous, member_changes
 from prefect_datasync.engine.postgres.definitions.marks import read_marks
 from prefect_datasync.engine.postgres.initial_copy import handing_over
+from prefect_datasync.engine.postgres.initial_copy.again_spec import again_spec
 from prefect_datasync.engine.postgres.initial_copy.copying import CopyStage
 from prefect_datasync.engine.postgres.job_rows import boundary, ledger, state
 from prefect_datasync.engine.postgres.job_rows.hold import Hold
@@ -47,8 +48,7 @@ from prefect_datasync.engine.postgres.lsn import Lsn
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
 from prefect_datasync.engine.postgres.tables import fingerprint
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
-from prefect_datasync.engine.spec import Mode, OnTableFault, SyncSpec
-from prefect_datasync.engine.switches import Resolved
+from prefect_datasync.engine.sample import TableCopy
 from prefect_datasync.engine.watermark import Watermark
 
 TRIES = 3  #: at tables that change their shape while they are copied
@@ -56,24 +56,6 @@ HANDED = "handed over"
 AGAIN_S = 10.0  #: after a fault that heals
 NEAR_BYTES = 16 * 1024 * 1024  #: so much WAL is waited for: a busy source is never caught up with
 CAUGHT_UP_S = 0.2  #: between looks whether the small job has caught up
-
-
-class _Tables(SyncSpec):
-    """The spec of the small job: exactly these tables; any fault ends it."""
-
-    names: frozenset[Name]
-
-    def selects(self, schema: str, table: str) -> bool:
-        return (schema, table) in self.names
-
-    def takes(self, name: Name) -> bool:
-        """Not the partitions of these tables: each is copied again by its own name, or goes on."""
-        return name in self.names
-
-    def switches_of(self, *names: Name) -> Resolved:
-        """The job's, but a table that changes its shape meanwhile is begun again."""
-        found = super().switches_of(*names)
-        return Resolved(found.switches.strict, found.rules)
 
 
 class CopyingAgain:
@@ -84,6 +66,9 @@ class CopyingAgain:
         self._key = again_key(attempt.key)
         self._thread: threading.Thread | None = None
         self._next, self._tries = 0.0, 0
+        self._copied: tuple[TableCopy, ...] = ()  # by an earlier attempt
+        self._copying: CopyStage | None = None
+        self._following: StreamStage | None = None
         self._over: str | None = None  #: why the small job is to leave, though the attempt goes on
 
     def wake(self) -> None:
@@ -100,6 +85,13 @@ class CopyingAgain:
         """Wait until it has left; the attempt's `stop` must answer."""
         if self._thread is not None:
             self._thread.join()
+
+    def progress(self) -> tuple[tuple[TableCopy, ...], int | None]:
+        """How far each table is, and how much WAL they have to follow once all are copied; from any thread."""
+        copying, following = self._copying, self._following
+        if copying is None:
+            return (), None
+        return copying.tables() or self._copied, following.lag_bytes if following else None
 
     def _asked(self) -> object | None:
         return self._over or self._main.stop()
@@ -131,6 +123,7 @@ class CopyingAgain:
             self._give_up(names, str(exc), relids, again=again)
         except Exception as exc:  # noqa: BLE001 - its text may hold rows
             self._give_up(names, f"UNEXPECTED: {type(exc).__name__} while it was copied again")
+        self._copying = self._following = None
         self._next = time.monotonic() + AGAIN_S
 
     def _copy_again(self, names: list[Name]) -> None:
@@ -144,7 +137,12 @@ class CopyingAgain:
             if hold.row.phase == "creating":
                 names += ledger.to_copy_again(ledger.read_tables(hold.connection, main.key))
             else:
-                names += [r.full_name for r in ledger.read_tables(hold.connection, self._key)]
+                rows = ledger.read_tables(hold.connection, self._key)
+                names += [row.full_name for row in rows]
+                self._copied = tuple(
+                    TableCopy(".".join(r.full_name), r.rows, r.bytes, r.bytes, copied=True)
+                    for r in rows
+                )
             if not names:
                 return
             attempt = self._attempt(hold, names)
@@ -162,20 +160,15 @@ class CopyingAgain:
 
     def _attempt(self, hold: Hold, names: list[Name]) -> Attempt:
         main = self._main
-        settings = main.spec.model_dump() | {
-            "mode": Mode.FULL_INCREMENTAL,
-            "create_tables": True,
-            "on_table_fault": OnTableFault.FAIL,
-            "names": frozenset(names),
-        }
         # Rows that come into quarantine are the job's in the end, and must be in the form of its stream.
         return Attempt(
-            hold, main.source, main.target, _Tables(**settings), self._asked, main.say, Meter(),
+            hold, main.source, main.target, again_spec(main.spec, names), self._asked, main.say, Meter(),
             binary=main.hold.row.binary_stream,
         )  # fmt: skip
 
     def _copy(self, attempt: Attempt, names: list[Name]) -> None:
         copying, failures = CopyStage(attempt), 0
+        self._copying = copying
         if attempt.hold.row.phase == "creating":
             with (
                 connect(attempt.source, attempt.application("prepare")) as source,
@@ -228,7 +221,7 @@ class CopyingAgain:
             raise TransientError(f"{_list(sorted(lost))} is gone at the source", code="TABLE_GONE")
 
     def _follow(self, attempt: Attempt, names: list[Name]) -> None:
-        stream = StreamStage(attempt, Watermark())
+        stream = self._following = StreamStage(attempt, Watermark())
         failed: list[DatasyncError] = []
 
         def hand_over() -> None:
