@@ -77,7 +77,9 @@ def test_a_table_is_removed_and_added_while_the_other_goes_on(two_tables, monkey
 
         with running(source, target, chosen.applied(spec)) as attempt:
             arrives(1003)
-            chosen = with_table(Chosen.of(read_text(look, KEY), spec), spec, A, relid("a"))
+            chosen = with_table(
+                Chosen.of(read_text(look, KEY), spec), spec, A, relid("a"), empties=True
+            )
             assert chosen.removed == ()
             write(target, KEY, chosen, A, removing=False)
             until(attempt, "a", Phase.COPIED)

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, replace
 
 from prefect_datasync.engine.errors import ActionRefused, ConfigError
 from prefect_datasync.engine.postgres.catalog import Name
-from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows import ledger, state
 from prefect_datasync.engine.postgres.job_rows.earlier import reading
-from prefect_datasync.engine.postgres.job_rows.state_schema import has_schema
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.spec import SyncSpec
 
@@ -131,34 +130,31 @@ def write(
     Raises:
         ActionRefused: its first copy is not finished, or the table is being copied again.
     """
-    with connect(target, f"datasync {key} look") as connection:
-        if not has_schema(connection):
+    with (
+        connect(target, f"datasync {key} look") as connection,
+        translating("write the job's tables"),
+        connection.transaction(),
+    ):
+        phase = state.lock_phase(connection, key)
+        if phase in (None, "done"):
             return
-        with translating("write the job's tables"), connection.transaction():
-            job = connection.execute(
-                "select phase from prefect_datasync.job where job = %s for update", (key,)
-            ).fetchone()
-            if job is None or job == ("done",):
-                return
-            if job != ("streaming",):
-                raise ActionRefused(
-                    "the job does not follow its source yet", do="wait until its copy is finished"
-                )
-            wished = connection.execute(
-                "select 1 from prefect_datasync.job_table where (job, nsp, rel) = (%s, %s, %s)"
-                " and wish is not null",
-                (key, *table),
-            ).fetchone()
-            if removing and wished:
-                raise ActionRefused(
-                    f"{'.'.join(table)} is being copied again", do="wait until it follows"
-                )
-            connection.execute(
-                "update prefect_datasync.job set chosen = %s where job = %s",
-                (chosen.text, key),
+        if phase != "streaming":
+            raise state.not_following()
+        wished = connection.execute(
+            "select 1 from prefect_datasync.job_table where (job, nsp, rel) = (%s, %s, %s)"
+            " and wish is not null",
+            (key, *table),
+        ).fetchone()
+        if removing and wished:
+            raise ActionRefused(
+                f"{'.'.join(table)} is being copied again", do="wait until it follows"
             )
-            if forget:
-                connection.execute(ledger.FORGET, (key, *table, key))
+        connection.execute(
+            "update prefect_datasync.job set chosen = %s where job = %s",
+            (chosen.text, key),
+        )
+        if forget:
+            connection.execute(ledger.FORGET, (key, *table, key))
 
 
 def _except(table: Name, names: tuple[Name, ...]) -> tuple[Name, ...]:

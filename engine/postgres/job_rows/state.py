@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from prefect_datasync.engine.errors import JobBusy
+from prefect_datasync.engine.errors import ActionRefused, JobBusy
 from prefect_datasync.engine.postgres.catalog import OUR_SCHEMA
 from prefect_datasync.engine.postgres.job_rows import ledger
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, again_key, fenced, lsn_of
@@ -223,6 +223,23 @@ def read_instance(target: Server, key: str) -> str | None:
     ):
         job = read_job(connection, key) if has_schema(connection) else None
     return None if job is None else job.instance
+
+
+def lock_phase(connection: Connection, key: str) -> str | None:
+    """The job's phase; None when it has none. Nothing is applied until the open transaction ends."""
+    if not has_schema(connection):
+        return None
+    row = connection.execute(
+        "select phase from prefect_datasync.job where job = %s for update", (key,)
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def not_following() -> ActionRefused:
+    """The refusal of what only a job can do that follows its source."""
+    return ActionRefused(
+        "the job does not follow its source yet", do="wait until its copy is finished"
+    )
 
 
 # -- writing -------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect_datasync.engine.errors import ActionRefused, ConfigError
 from prefect_datasync.engine.postgres.catalog import Name, qualified
-from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows import ledger, state
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, TableRow, Wish
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 
@@ -26,9 +26,9 @@ def request(target: Server, key: str, table: Name, wish: Wish) -> TableRow:
         translating("write the wish"),
         connection.transaction(),
     ):
-        phase = connection.execute(
-            "select phase from prefect_datasync.job where job = %s for update", (key,)
-        ).fetchone()
+        phase = state.lock_phase(connection, key)
+        if phase is None:
+            raise state.not_following()
         found = {row.full_name: row for row in ledger.read_tables(connection, key)}
         if table not in found:
             raise ConfigError(
@@ -36,10 +36,8 @@ def request(target: Server, key: str, table: Name, wish: Wish) -> TableRow:
                 do="see `datasync table list JOB`",
                 code="NO_SUCH_TABLE",
             )
-        if phase != ("streaming",):
-            raise ActionRefused(
-                "the job does not follow its source yet", do="wait until its copy is finished"
-            )
+        if phase != "streaming":
+            raise state.not_following()
         row = found[table]
         if row.phase is Phase.ASIDE and (
             wish is Wish.PARK or (row.fault or "").startswith(ledger.DROPPED)

@@ -23,6 +23,7 @@ from prefect_datasync.engine.postgres.answers import checked
 from prefect_datasync.engine.postgres.catalog import Name
 from prefect_datasync.engine.postgres.changes.write import Writer
 from prefect_datasync.engine.postgres.charset import speak_utf8, take_as
+from prefect_datasync.engine.postgres.job_rows import state
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase
 from prefect_datasync.engine.postgres.quarantine import quarantine
 from prefect_datasync.engine.postgres.quarantine.entries import (
@@ -125,9 +126,7 @@ def retry(
         while True:
             with _locked(connection, key) as phase:
                 if phase not in ("streaming", "done"):
-                    raise ActionRefused(
-                        "the job's copy is not finished yet", do="wait until it is running"
-                    )
+                    raise state.not_following()
                 names = _following(connection, key, table)
                 entries = _entries(connection, key, names, after)
                 targets = targets_of(connection, key, names)
@@ -208,12 +207,10 @@ def _locked(connection: Connection, key: str) -> Iterator[str]:
     """A transaction with the job's row locked; the job's phase."""
     with translating("change the quarantine"), connection.transaction():
         connection.execute("set local lock_timeout = '60s'; set local synchronous_commit = on")
-        row = connection.execute(
-            "select phase from prefect_datasync.job where job = %s for update", (key,)
-        ).fetchone()
-        if row is None:
+        phase = state.lock_phase(connection, key)
+        if phase is None:
             raise ActionRefused("the job holds nothing at its target", do="start it")
-        yield row[0]
+        yield phase
 
 
 def _following(connection: Connection, key: str, table: Name | None) -> list[Name]:

@@ -28,6 +28,11 @@ class Definition:
     filters: tuple[tuple[int, str], ...]  #: by relation
 
     @property
+    def updates(self) -> bool:
+        """Whether updates are published."""
+        return self.kinds[1]
+
+    @property
     def relids(self) -> tuple[int, ...]:
         """The tables."""
         return tuple(relid for relid, _ in self.columns)

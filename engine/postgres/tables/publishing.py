@@ -92,20 +92,14 @@ def withdraw(
     harmful = named_by(tables, names)
     wanted = {p.name: p for p in planned if p.publish == ALL_CHANGES}
     with translating("publish updates no more"), connection.transaction():
-        rows = connection.execute(_MEMBERS, (list(published),)).fetchall()
-        for name in sorted({row[0] for row in rows}):
-            members = {(schema, table) for pub, schema, table in rows if pub == name}
-            gone = [t for t in tables if t.relid in harmful and t.full_name in members]
-            if not gone:
+        for name in published:
+            there = describe(connection, name)
+            if there is None or not there.updates or harmful.isdisjoint(there.relids):
                 continue
             if name in wanted:
-                publication.add(
-                    connection,
-                    wanted[name],
-                    [t for t in wanted[name].tables if t.full_name not in members],
-                )
-            listed = ", ".join(t.qualified for t in gone)
-            connection.execute(f"ALTER PUBLICATION {quote(name)} DROP TABLE {listed}".encode())
+                lacking = [t for t in wanted[name].tables if t.relid not in there.relids]
+                publication.add(connection, wanted[name], lacking)
+            let_go(connection, [name], harmful)
 
 
 def let_go(connection: Connection, names: Sequence[str], relids: Collection[int]) -> None:
@@ -136,9 +130,3 @@ _PUBLISHED = """
 select t.schemaname::text, t.tablename::text, bool_or(p.pubupdate and p.pubdelete)
 from pg_publication_tables t join pg_publication p on p.pubname = t.pubname
 where t.pubname = any(%s) group by 1, 2"""
-
-_MEMBERS = """
-select p.pubname::text, n.nspname::text, c.relname::text
-from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
-join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
-where p.pubname = any(%s) and p.pubupdate"""
