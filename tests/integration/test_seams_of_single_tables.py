@@ -206,3 +206,38 @@ def test_changes_of_a_table_that_was_made_anew_meanwhile_are_passed_over(source,
         comes(attempt, "select id from t order by 1", [(2,), (3,)])
         until(attempt, "t", Phase.COPIED)
         assert attempt.verify().equal
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_table_that_is_let_rest_while_it_is_copied_again_rests(two_tables, paused):
+    source, target = two_tables
+    small = "select count(*) from prefect_datasync.job where job like '%again'"
+    slots = "select count(*) from pg_replication_slots where database = current_database()"
+    no_handing_over = (
+        "select pg_advisory_lock(hashtextextended('prefect_datasync:stand:' || %s, 0))"
+    )
+    with connect(target, "test") as gate, contextlib.ExitStack() as stack:
+        attempt = stack.enter_context(running(source, target, SPEC))
+        following(attempt)
+        gate.execute(no_handing_over, (KEY,))
+        request(target, KEY, A, Wish.COPY)
+        end = time.monotonic() + 60
+        while attempt.sample.again_lag_bytes is None:
+            assert time.monotonic() < end, attempt.said
+            time.sleep(0.05)
+        if paused:
+            stack.close()
+        request(target, KEY, A, Wish.PARK)
+        until(attempt, "a", Phase.PARKED)
+        gate.execute("select pg_advisory_unlock_all()")
+        if paused:
+            attempt = stack.enter_context(running(source, target, SPEC))
+        comes(attempt, small, [(0,)])
+        assert until(attempt, "a", Phase.PARKED).wish is None
+        end = time.monotonic() + 60
+        while rows(source, slots) != [(1,)]:
+            assert time.monotonic() < end, attempt.said
+            time.sleep(0.05)
+        request(target, KEY, A, Wish.COPY)
+        until(attempt, "a", Phase.COPIED)
+        assert attempt.verify().equal

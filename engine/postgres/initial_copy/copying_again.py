@@ -69,6 +69,7 @@ class CopyingAgain:
         self._copied: tuple[TableCopy, ...] = ()  # by an earlier attempt
         self._copying: CopyStage | None = None
         self._following: StreamStage | None = None
+        self._entered: list[Name] = []
         self._over: str | None = None  #: why the small job is to leave, though the attempt goes on
 
     def wake(self) -> None:
@@ -134,8 +135,9 @@ class CopyingAgain:
             hold.take()
             if not hold.resumed:
                 hold.begin_instance()
+            wished = ledger.to_copy_again(ledger.read_tables(hold.connection, main.key))
             if hold.row.phase == "creating":
-                names += ledger.to_copy_again(ledger.read_tables(hold.connection, main.key))
+                names += wished
             else:
                 rows = ledger.read_tables(hold.connection, self._key)
                 names += [row.full_name for row in rows]
@@ -143,7 +145,8 @@ class CopyingAgain:
                     TableCopy(".".join(r.full_name), r.rows, r.bytes, r.bytes, copied=True)
                     for r in rows
                 )
-            if not names:
+            if not names or set(names).difference(wished):  # somebody has let one rest meanwhile
+                self._dissolve(hold.connection)
                 return
             attempt = self._attempt(hold, names)
             main.say(f"copying {_list(names)} again; the other tables go on")
@@ -156,7 +159,8 @@ class CopyingAgain:
             self._tries = 0
             for sentence in removal.drop_at_source(self._key, main.source):
                 main.say(sentence)
-            main.say(f"{_list(names)} follows its source again")
+            if self._entered:
+                main.say(f"{_list(self._entered)} follows its source again")
 
     def _attempt(self, hold: Hold, names: list[Name]) -> Attempt:
         main = self._main
@@ -260,7 +264,7 @@ class CopyingAgain:
                         boundary.stand(control, keys, system.flushed, self._asked)
                         faults.reach("again.before_hand_over")
                         with self._stream.handing_over():
-                            handing_over.enter(
+                            self._entered = handing_over.enter(
                                 control, main.hold.epoch, attempt.hold, keys, names,
                                 system.flushed, published,
                             )  # fmt: skip
@@ -297,17 +301,20 @@ class CopyingAgain:
                     ledger.give_up(
                         connection, main.key, main.hold.epoch, dict.fromkeys(about, fault)
                     )
-                with translating("forget the small job"):
-                    connection.execute(
-                        "delete from prefect_datasync.job where job = %s", (self._key,)
-                    )
-            removal.drop_at_source(self._key, main.source)
+                self._dissolve(connection)
         except DatasyncError as exc:
             fault = f"{fault} {exc}"
         then = "is begun again" if again else "stays parked"
         main.say(f"{_list(about)} could not be copied again and {then}: {fault}")
         if rest := set(names).difference(about):
             main.say(f"{_list(list(rest))} is begun again without it")
+
+    def _dissolve(self, connection: Connection) -> None:
+        """Forget the small job; what is wished then begins with another one."""
+        with translating("forget the small job"):
+            connection.execute("delete from prefect_datasync.job where job = %s", (self._key,))
+        for sentence in removal.drop_at_source(self._key, self._main.source):
+            self._main.say(sentence)
 
     def _about(
         self, connection: Connection, names: list[Name], relids: Collection[int]

@@ -90,11 +90,14 @@ def enter(
     names: list[Name],
     lsn: Lsn,
     published: str,
-) -> None:
+) -> list[Name]:
     """Make the tables the job's from *lsn* on, if both streams still stand there.
 
     Args:
         published: the fingerprint of the job's publications, as read before *lsn*.
+
+    Returns:
+        Those that follow: not what somebody has let rest meanwhile.
     """
     main, small, at = *keys, format_lsn(lsn)
     named = ([n[0] for n in names], [n[1] for n in names])
@@ -122,15 +125,15 @@ def enter(
         control.execute(
             "update prefect_datasync.quarantine set job = %s where job = %s", (main, small)
         )
-        control.execute(
+        entered = control.execute(
             "update prefect_datasync.job_table t set phase = 'copied', snapshot_lsn = %s, fault = null,"
             " wish = null, empties = false, mark = s.mark, filled = true,"
             " ignored = t.ignored + s.ignored, made = t.made or s.made, relid = s.relid,"
             " rows_copied = t.rows_copied + s.rows_copied, bytes_copied = t.bytes_copied + s.bytes_copied"
             " from prefect_datasync.job_table s where t.job = %s and s.job = %s"
-            " and (s.nsp, s.rel) = (t.nsp, t.rel)",
+            " and (s.nsp, s.rel) = (t.nsp, t.rel) and t.wish = 'copy' returning t.nsp, t.rel",
             (at, main, small),
-        )
+        ).fetchall()
         control.execute(  # rows of merged tables that are gone at the source are gone here, too
             "delete from prefect_datasync.job_table t using prefect_datasync.job_table s"
             " where t.job = %s and s.job = %s and t.fault = %s and (t.nsp, t.rel) <> (s.nsp, s.rel)"
@@ -154,3 +157,4 @@ def enter(
             (main, small),
         )
         control.execute("delete from prefect_datasync.job where job = %s", (small,))
+    return entered

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from prefect_datasync.engine.postgres.job_rows import boundary
 from prefect_datasync.engine.postgres.job_rows.hold import Hold
+from prefect_datasync.engine.postgres.job_rows.ledger import again_key
 from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn, parse_lsn
 
 
@@ -20,7 +21,7 @@ class Asked:
         stand: apply nothing that was committed from there on; None: go on.
         unanswered: nobody has been told yet that it stands there.
         rest: a table that follows is to rest, or tables were added or removed.
-        copy: a parked table is to be copied again.
+        copy: a parked table is to be copied again, or was until somebody let it rest.
         quarantined: rows in quarantine; told here since it is looked at so often.
     """
 
@@ -44,10 +45,11 @@ def read(hold: Hold, chosen: str | None) -> Asked:
         " where t.job = job.job and t.wish is not null and t.phase = 'copied')"
         " or chosen is distinct from %s,"
         " exists (select from prefect_datasync.job_table t where t.job = job.job"
-        " and t.wish = 'copy' and t.phase = 'parked'),"
+        " and t.wish = 'copy' and t.phase = 'parked')"
+        " or exists (select from prefect_datasync.job s where s.job = %s),"
         " (select count(wanted) from prefect_datasync.quarantine q where q.job = job.job)"
         " from prefect_datasync.job where job = %s and epoch = %s",
-        (boundary.lock_name(hold.key), chosen, hold.key, hold.epoch),
+        (boundary.lock_name(hold.key), chosen, again_key(hold.key), hold.key, hold.epoch),
     ).fetchone()
     if row is None:
         return Asked()

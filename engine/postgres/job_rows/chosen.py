@@ -141,9 +141,9 @@ def write(
         if phase != "streaming":
             raise state.not_following()
         wished = connection.execute(
-            "select 1 from prefect_datasync.job_table where (job, nsp, rel) = (%s, %s, %s)"
-            " and wish is not null",
-            (key, *table),
+            "select 1 from prefect_datasync.job_table where (nsp, rel) = (%s, %s)"
+            " and (job = %s and wish is not null or job = %s)",
+            (*table, key, ledger.again_key(key)),
         ).fetchone()
         if removing and wished:
             raise ActionRefused(

@@ -48,12 +48,14 @@ def request(target: Server, key: str, table: Name, wish: Wish) -> TableRow:
             )
         parts = _partitions(connection, key, row) or [table]
         connection.execute(
-            "update prefect_datasync.job_table set wish = %s, empties = %s,"
+            "update prefect_datasync.job_table set empties = %s,"
+            " wish = case when phase = 'copied' or %s::text = 'copy' then %s end,"  # one at rest has its rest
             " phase = case phase when 'aside' then 'parked' else phase end"
             " where job = %s and (nsp, rel) in (select * from unnest(%s::text[], %s::text[]))",
             (
-                wish,
                 wish is Wish.COPY,
+                wish,
+                wish,
                 key,
                 [schema for schema, _ in parts],
                 [name for _, name in parts],
