@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from attempts import KEY, Attempt, execute, running
@@ -16,14 +15,11 @@ from prefect_datasync.engine.spec import SyncSpec
 
 
 def told(attempt: Attempt, what: Callable[[Sample], bool]) -> Sample:
-    end = time.monotonic() + 60
-    while True:
-        assert attempt.error is None, attempt.error
+    def now() -> Sample | None:
         sample = attempt.sample
-        if sample is not None and what(sample):
-            return sample
-        assert time.monotonic() < end, (sample, attempt.said[-5:])
-        time.sleep(0.05)
+        return sample if sample is not None and what(sample) else None
+
+    return attempt.until(now)
 
 
 def test_copies_beside_the_stream_tell_how_far_they_are_until_they_follow(source, target):

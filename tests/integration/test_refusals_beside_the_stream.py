@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from attempts import KEY, execute, running
+from attempts import KEY, execute, rows, running
 from table_life import SPEC, following, until
 
 from prefect_datasync.engine.postgres.initial_copy import copying_again
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
 from prefect_datasync.engine.postgres.job_rows.wishing import request
-from prefect_datasync.engine.postgres.session import Server, connect
 
 CHECKS = (
-    "select conrelid::regclass::text, coninhcount::int, convalidated from pg_constraint"
+    "select replace(conrelid::regclass::text, 'public.', ''), coninhcount::int, convalidated from pg_constraint"
     " where conname = 'positive' order by 1"
 )
 
@@ -20,12 +19,6 @@ CHECKS = (
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     monkeypatch.setattr(copying_again, "AGAIN_S", 1.0)
-
-
-def rows(server: Server, sql: str) -> list[tuple[object, ...]]:
-    with connect(server, "look") as connection:
-        connection.execute("set search_path = public")
-        return connection.execute(sql.encode()).fetchall()
 
 
 def test_a_partition_is_copied_again_beside_rows_that_violate_a_check_of_its_table(source, target):

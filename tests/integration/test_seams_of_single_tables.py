@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
 
 import pytest
-from attempts import KEY, Attempt, execute, running
+from attempts import KEY, Attempt, execute, rows, running
 from table_life import SPEC, following, until
 
 from prefect_datasync.engine.errors import ActionRefused
@@ -15,7 +14,7 @@ from prefect_datasync.engine.postgres.instance import check, open_instance
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
 from prefect_datasync.engine.postgres.job_rows.wishing import request
 from prefect_datasync.engine.postgres.quarantine import releasing
-from prefect_datasync.engine.postgres.session import Server, connect
+from prefect_datasync.engine.postgres.session import connect
 from prefect_datasync.engine.postgres.tables import table_watch
 from prefect_datasync.engine.spec import SyncSpec
 
@@ -28,18 +27,11 @@ def soon(monkeypatch):
     monkeypatch.setattr(copying_again, "AGAIN_S", 1.0)
 
 
-def rows(server: Server, sql: str) -> list[tuple[object, ...]]:
-    with connect(server, "look") as connection:
-        connection.execute("set search_path = public")
-        return connection.execute(sql.encode()).fetchall()
-
-
 def comes(attempt: Attempt, sql: str, wanted: list[tuple[object, ...]]) -> None:
-    end = time.monotonic() + 60
-    while (now := rows(attempt.target, sql)) != wanted:
-        assert attempt.error is None, attempt.error
-        assert time.monotonic() < end, (now, attempt.said[-5:])
-        time.sleep(0.1)
+    attempt.until(
+        lambda: rows(attempt.target, sql) == wanted,
+        told=lambda: (rows(attempt.target, sql), attempt.said[-5:]),
+    )
 
 
 def test_what_a_piece_had_refused_is_in_quarantine_once_when_its_table_is_begun_again(
@@ -73,7 +65,7 @@ def test_what_a_piece_had_refused_is_in_quarantine_once_when_its_table_is_begun_
     assert len(releasing.look(target, KEY, None)) == 1
     assert copied(None) == whole > 1  # a piece of another snapshot does not fit a unique index
     assert [row.key for row in releasing.look(target, KEY, None, keys=True)] == [("5",)]
-    assert rows(target, "select count(*) from t") == [(19999,)]
+    assert rows(target, "select count(*) from public.t") == [(19999,)]
     execute(target, "drop table t")  # nobody can tell what its key was
     assert [row.key for row in releasing.look(target, KEY, None, keys=True)] == [None]
     with pytest.raises(ActionRefused, match=r"the target has no table public\.t"):
@@ -90,16 +82,16 @@ def test_what_is_left_out_of_a_table_is_not_left_out_of_another_that_has_its_nam
     spec = SyncSpec(tables=("public.*",), on_add_column="ignore")
     with running(source, target, spec) as attempt:
         following(attempt)
-        comes(attempt, "select id, a from t", [(1, 11)])
+        comes(attempt, "select id, a from public.t", [(1, 11)])
         execute(
             source,
             "begin; drop table t; create table t (id int primary key, b int, a int);"
             " insert into t values (1, 222, 22); commit",
         )
-        comes(attempt, "select id, a from t", [(1, 22)])
+        comes(attempt, "select id, a from public.t", [(1, 22)])
         until(attempt, "t", Phase.COPIED)
         execute(source, "insert into t values (2, 333, 33)")
-        comes(attempt, "select id, a from t order by 1", [(1, 22), (2, 33)])
+        comes(attempt, "select id, a from public.t order by 1", [(1, 22), (2, 33)])
         until(attempt, "t", Phase.COPIED)
 
 
@@ -115,9 +107,9 @@ def test_a_table_that_is_gone_keeps_no_other_from_being_copied_again(two_tables)
         request(target, KEY, name, Wish.COPY)
     with running(source, target, SPEC) as attempt:
         until(attempt, "b", Phase.COPIED)
-        comes(attempt, "select id from b order by 1", [(1,), (2,), (3,)])
+        comes(attempt, "select id from public.b order by 1", [(1,), (2,), (3,)])
         assert "the source has it no more" in (until(attempt, "a", Phase.PARKED).fault or "")
-        assert rows(target, "select count(*) from a") == [(500,)]
+        assert rows(target, "select count(*) from public.a") == [(500,)]
 
 
 def test_a_table_that_was_taken_out_of_the_publication_is_published_before_it_is_copied_again(
@@ -134,7 +126,7 @@ def test_a_table_that_was_taken_out_of_the_publication_is_published_before_it_is
         request(target, KEY, A, Wish.COPY)
         until(attempt, "a", Phase.COPIED)
         execute(source, "insert into a values (1000, 1)")
-        comes(attempt, "select count(*) from a where x < 0 or id = 1000", [(501,)])
+        comes(attempt, "select count(*) from public.a where x < 0 or id = 1000", [(501,)])
         assert rows(source, published.format(publication)) == [("a",), ("b",)]
         assert sum("follows its source again" in said for said in attempt.said) == 1
         assert attempt.verify().equal
@@ -165,7 +157,7 @@ def test_a_table_that_is_not_followed_comes_back_by_a_copy_unless_it_was_dropped
         request(target, KEY, ("public", "p2"), Wish.COPY)
         until(attempt, "p2", Phase.COPIED)
         execute(source, "insert into p values (12)")
-        comes(attempt, "select id from p order by 1", [(1,), (11,), (12,)])
+        comes(attempt, "select id from public.p order by 1", [(1,), (11,), (12,)])
         assert until(attempt, "a", Phase.ASIDE).wish is None
 
 
@@ -203,7 +195,7 @@ def test_changes_of_a_table_that_was_made_anew_meanwhile_are_passed_over(source,
         "insert into t values (3, 3)",
     )
     with running(source, target, SPEC) as attempt:
-        comes(attempt, "select id from t order by 1", [(2,), (3,)])
+        comes(attempt, "select id from public.t order by 1", [(2,), (3,)])
         until(attempt, "t", Phase.COPIED)
         assert attempt.verify().equal
 
@@ -221,10 +213,7 @@ def test_a_table_that_is_let_rest_while_it_is_copied_again_rests(two_tables, pau
         following(attempt)
         gate.execute(no_handing_over, (KEY,))
         request(target, KEY, A, Wish.COPY)
-        end = time.monotonic() + 60
-        while attempt.sample.again_lag_bytes is None:
-            assert time.monotonic() < end, attempt.said
-            time.sleep(0.05)
+        attempt.until(lambda: attempt.sample.again_lag_bytes is not None)
         if paused:
             stack.close()
         request(target, KEY, A, Wish.PARK)
@@ -234,10 +223,7 @@ def test_a_table_that_is_let_rest_while_it_is_copied_again_rests(two_tables, pau
             attempt = stack.enter_context(running(source, target, SPEC))
         comes(attempt, small, [(0,)])
         assert until(attempt, "a", Phase.PARKED).wish is None
-        end = time.monotonic() + 60
-        while rows(source, slots) != [(1,)]:
-            assert time.monotonic() < end, attempt.said
-            time.sleep(0.05)
+        attempt.until(lambda: rows(source, slots) == [(1,)])
         request(target, KEY, A, Wish.COPY)
         until(attempt, "a", Phase.COPIED)
         assert attempt.verify().equal

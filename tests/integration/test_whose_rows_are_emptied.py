@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
 from collections.abc import Callable, Iterator
 
 import attempt_process
 import pytest
-from attempts import KEY, Attempt, execute, running
+import waiting
+from attempts import KEY, Attempt, execute, rows, running
 from table_life import SPEC, following, until
 
 from prefect_datasync.engine.errors import ActionRefused, CheckFailed, ConfigError
@@ -44,22 +44,19 @@ def nothing_is_copied_again(target: Server) -> Iterator[None]:
         yield
 
 
-def notes(target: Server) -> list[tuple[int, int]]:
-    with connect(target, "test") as connection:
-        return connection.execute("select id, x from public.notes order by 1").fetchall()
+def notes(target: Server) -> list[tuple[object, ...]]:
+    return rows(target, "select id, x from public.notes order by 1")
 
 
 def see(attempt: Attempt, what: Callable[[TableRow], bool], name: str = "notes") -> TableRow:
     """The table's row, once it is so."""
-    end = time.monotonic() + 60
-    while True:
+
+    def seen() -> TableRow | None:
         with connect(attempt.target, "test") as connection:
-            rows = ledger.read_tables(connection, KEY) if has_schema(connection) else ()
-        if found := [row for row in rows if row.name == name and what(row)]:
-            return found[0]
-        assert attempt.error is None, attempt.error
-        assert time.monotonic() < end, attempt.said[-5:]
-        time.sleep(0.1)
+            known = ledger.read_tables(connection, KEY) if has_schema(connection) else ()
+        return next((row for row in known if row.name == name and what(row)), None)
+
+    return attempt.until(seen)
 
 
 def a_new_instance_is_refused(source: Server, target: Server, spec: SyncSpec = SPEC) -> None:
@@ -196,15 +193,15 @@ def test_rows_that_come_between_the_emptying_and_the_copy_are_kept(source, targe
     killed = attempt_process.start(
         KEY, "one", source, target, SPEC, DATASYNC_FAULT="plan.after_commit:kill:2"
     )
-    asked = False
-    end = time.monotonic() + 60
-    while killed.poll() is None:
-        assert time.monotonic() < end, "the small job was not planned"
-        time.sleep(0.2)
+
+    def asked() -> bool:
         with contextlib.suppress(ActionRefused, ConfigError):
-            if not asked:
-                request(target, KEY, ("public", "notes"), Wish.COPY)
-                asked = True
+            request(target, KEY, ("public", "notes"), Wish.COPY)
+            return True
+        return False
+
+    waiting.until(asked)
+    waiting.until(lambda: killed.poll() is not None)
     assert killed.returncode == -signal.SIGKILL, killed.communicate()
     killed.communicate()
     assert notes(target) == []
