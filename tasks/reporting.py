@@ -187,7 +187,8 @@ class Reporter:
     def _tell(self, sample: Sample, last: bool) -> None:
         """The indicators as an event; seldom while nothing happens, for Prefect keeps them for a week."""
         now, kpis = time.monotonic(), sample.kpis
-        news = (kpis.instance_records, kpis.verdict, sample.copy and sample.copy.bytes)
+        again = sum(each.bytes for each in sample.again)
+        news = (kpis.instance_records, kpis.verdict, sample.copy and sample.copy.bytes, again)
         if last or news != self._told or now - self._told_at >= REST_S:
             self._told, self._told_at = news, now
             emit_metrics(self._job, str(self._run_id), sample)

@@ -12,8 +12,9 @@ import waiting
 from attempts import KEY, Attempt, execute, rows, running
 from table_life import SPEC, following, until
 
-from prefect_datasync.engine.errors import ActionRefused, CheckFailed, ConfigError
+from prefect_datasync.engine.errors import ActionRefused, CheckFailed, ConfigError, DataError
 from prefect_datasync.engine.postgres.initial_copy import copying_again
+from prefect_datasync.engine.postgres.instance import open_instance
 from prefect_datasync.engine.postgres.job_rows import ledger
 from prefect_datasync.engine.postgres.job_rows.chosen import Chosen, with_table, write
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, TableRow, Wish
@@ -137,6 +138,21 @@ def test_the_first_copy_keeps_rows_that_came_since_the_check_and_parks_their_tab
             attempt.pause()
     assert notes(target) == [(77, 7)]
     a_new_instance_is_refused(source, target)
+
+
+def test_a_table_that_is_copied_in_pieces_is_proved_empty_when_it_is_planned(source, target):
+    rows_of = "insert into notes select g, g from generate_series(1, 40000) g"
+    execute(source, NOTES, rows_of)
+    execute(target, NOTES)
+    spec = SyncSpec(tables=("public.*",), chunk_bytes=1024 * 1024)
+    servers = (source, target, spec)
+    with open_instance(KEY, "one", *servers, stop=lambda: None, say=lambda _: None) as instance:
+        execute(target, THEIRS)  # since the check
+        with pytest.raises(DataError, match="TARGET_NOT_EMPTY"):
+            instance.prepare()
+        assert notes(target) == [(77, 7)]
+        execute(target, "delete from notes")
+        assert len(instance.prepare()) > 2
 
 
 def test_a_table_that_the_job_has_dropped_at_the_target_is_its_own_no_more(source, target):

@@ -73,7 +73,8 @@ with recursive its as (
   left join pg_attribute a on a.attrelid = k.conrelid and a.attnum = k.conkey[1] and k.contype = 'n'
   union
   select k.oid, k.conrelid, k.conname, k.contype, k.coninhcount, its.attname
-  from its join pg_inherits i on i.inhrelid = its.conrelid and its.coninhcount > 0
+  from its join pg_class c on c.oid = its.conrelid and c.relispartition and its.coninhcount > 0
+  join pg_inherits i on i.inhrelid = c.oid
   join pg_constraint k on k.conrelid = i.inhparent and k.contype = its.contype and {_UNPROVEN}
   left join pg_attribute a on a.attrelid = k.conrelid and a.attnum = k.conkey[1] and k.contype = 'n'
   where case k.contype when 'n' then a.attname = its.attname else k.conname = its.conname end)

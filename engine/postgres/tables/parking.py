@@ -314,7 +314,9 @@ class Parking:
     ) -> None:
         hold = self._attempt.hold
         spec = self._attempt.spec
-        emptied = {*self._chosen.emptied, *(row.full_name for row in self._rows if row.empties)}
+        # what was said of a table that was added is for its first copy
+        emptied = set(self._chosen.emptied) - {row.full_name for row in self._rows}
+        emptied |= {row.full_name for row in self._rows if row.empties}
         if wish is Wish.COPY and spec.existing_rows is not ExistingRows.TRUNCATE:
             goes_to = {
                 name: (targets or {}).get(name, name) for name in faults if name not in emptied
