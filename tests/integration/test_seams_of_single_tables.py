@@ -183,23 +183,6 @@ def test_a_cure_names_its_table_so_that_a_server_takes_it(source, target):
     assert blocking(filtered) == []
 
 
-def test_changes_of_a_table_that_was_made_anew_meanwhile_are_passed_over(source, target):
-    made = "create table t (id int primary key, x int)"
-    execute(source, made)
-    with running(source, target, SPEC) as attempt:
-        following(attempt)
-    execute(
-        source,
-        "insert into t values (1, 1)",
-        f"drop table t; {made}; insert into t values (2, 2)",
-        "insert into t values (3, 3)",
-    )
-    with running(source, target, SPEC) as attempt:
-        comes(attempt, "select id from public.t order by 1", [(2,), (3,)])
-        until(attempt, "t", Phase.COPIED)
-        assert attempt.verify().equal
-
-
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_table_that_is_let_rest_while_it_is_copied_again_rests(two_tables, paused):
     source, target = two_tables
