@@ -14,9 +14,9 @@ from table_life import following, until
 from type_values import CORE, OF_EXTENSIONS
 from waiting import becomes
 
+from prefect_datasync.engine.postgres import row_form
 from prefect_datasync.engine.postgres.catalog import literal, qualified, read_table
 from prefect_datasync.engine.postgres.check.preflight import check
-from prefect_datasync.engine.postgres.initial_copy import copy_plan
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase
 from prefect_datasync.engine.postgres.job_rows.state import read_job
 from prefect_datasync.engine.postgres.session import Server, connect
@@ -147,7 +147,7 @@ def test_every_value_of_every_type_arrives_by_copy_and_by_stream(
     which, source, target, monkeypatch
 ):
     if "between" in which:  # their binary formats may differ, so all is text
-        monkeypatch.setattr(copy_plan, "same_major", lambda source, target: False)
+        monkeypatch.setattr(row_form, "same_major", lambda source, target: False)
     columns = SETS[which](source)
     rows = max(map(len, columns.values()))
     names = [f"c{n}" for n in range(len(columns))]

@@ -28,10 +28,10 @@ from prefect_datasync.engine.postgres.changes.apply import PostgresApplier
 from prefect_datasync.engine.postgres.changes.feed import FarBehind, Feed, feed_of
 from prefect_datasync.engine.postgres.charset import take_as
 from prefect_datasync.engine.postgres.definitions.shapes import NotFollowed
-from prefect_datasync.engine.postgres.initial_copy.copy_plan import fits_binary
 from prefect_datasync.engine.postgres.job_rows import asked, ledger
 from prefect_datasync.engine.postgres.removal import tidy
 from prefect_datasync.engine.postgres.replica_role import take_replica_role
+from prefect_datasync.engine.postgres.row_form import fits_binary
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
 from prefect_datasync.engine.postgres.severing import within
 from prefect_datasync.engine.postgres.tables.parking import Parking, TablesChanged, may_rest

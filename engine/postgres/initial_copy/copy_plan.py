@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from prefect_datasync.engine import faults
 from prefect_datasync.engine.errors import CheckFailed
-from prefect_datasync.engine.postgres import slot
+from prefect_datasync.engine.postgres import row_form, slot
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.catalog import Name, Table, quote, read_tables
 from prefect_datasync.engine.postgres.definitions import ddl
@@ -172,21 +172,6 @@ def _begin_again(attempt: Attempt, tables: Mapping[Name, Table], names: list[Nam
         )
 
 
-def fits_binary(table: Table, target: TargetTable | None) -> bool:
-    """Whether the table's rows may travel in binary: built-in types, the same on both sides."""
-    return target is not None and all(
-        column.binary
-        and column.name in target.columns
-        and target.columns[column.name].type_oid == column.type_oid
-        for column in table.stored_columns
-    )
-
-
-def same_major(source: Connection, target: Connection) -> bool:
-    """Whether both servers have one binary format."""
-    return source.info.server_version // 10000 == target.info.server_version // 10000
-
-
 def _slot(
     attempt: Attempt, name: str, *, temporary: bool, failover: bool = False
 ) -> slot.ExportedSnapshot:
@@ -271,12 +256,7 @@ def _record(
     target = hold.connection
     start = format_lsn(snapshot.lsn)
     found = read_target_tables(target, [t.target for t in tables])
-    binary = (
-        attempt.binary
-        and same_major(source, target)
-        and source.info.server_version >= 140000
-        and all(fits_binary(t, found.get(t.target)) for t in tables if t.kind == "r")
-    )
+    binary = attempt.binary and row_form.streams_in_binary(source, target, tables, found)
     # Beside rows that are not the job's a table is copied in one piece: nothing of it is ever to be taken back.
     whole = not copies or attempt.spec.existing_rows is ExistingRows.APPEND
     chunks = {} if whole else {t: _ranges(source, t, attempt.spec.chunk_bytes) for t in tables}

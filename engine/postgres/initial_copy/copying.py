@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from prefect_datasync.engine import faults
 from prefect_datasync.engine.errors import DataError, SchemaChanged, TableParked
-from prefect_datasync.engine.postgres import slot
+from prefect_datasync.engine.postgres import row_form, slot
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.catalog import Name, Table
@@ -96,9 +96,9 @@ class CopyStage:
         """Per table the form of the rows, and what is built after them."""
         target = self._attempt.hold.connection
         found = read_target_tables(target, [t.target for t in self._tables.values()])
-        same = copy_plan.same_major(source, target)
+        same = row_form.same_major(source, target)
         self._binary = {
-            name: same and copy_plan.fits_binary(table, found.get(table.target))
+            name: same and row_form.fits_binary(table, found.get(table.target))
             for name, table in self._tables.items()
         }
         made = {(t.schema, t.name) for t in ledger.read_tables(target, self._attempt.key) if t.made}
