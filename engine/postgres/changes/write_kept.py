@@ -66,12 +66,14 @@ class KeepingWriter(Writer):
 
     def _one(self, binding: Binding, op: Op, old: Row | None, new: Row | None) -> None:
         if binding.shape.upserts and binding.key and old is not None and new is not None:
+            # A key may be the old one in another writing ('a' and 'A' of citext): its row must stay.
             keys = [[self.value(row[i]) for i in binding.key] for row in (new, old)]
             here = self._key_condition(binding, 0)
             there = self._key_condition(binding, len(binding.key))
             table = binding.table.only
             self._with_values(
-                f"delete from {table} t where {here} and exists (select from {table} t where {there})",
+                f"delete from {table} t where {here} and not ({there})"
+                f" and exists (select from {table} t where {there})",
                 keys[0] + keys[1],
             )
         super()._one(binding, op, old, new)

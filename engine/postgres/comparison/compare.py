@@ -246,7 +246,7 @@ class Comparer:
     ) -> tuple[tuple[str, ...], ...]:
         if isinstance(division, ByKey) or not key_columns(table):
             return tuple((str(key),) for key in keys)
-        names = ", ".join(f"{quote(name)}::text" for name in key_columns(table))
+        names = ", ".join(f'{quote(name)}::text collate "C"' for name in key_columns(table))
 
         def ask(connection: Connection, rows: str) -> list[Any]:
             sql = f"select distinct {names} from {rows} where {parts.where} and {division.key}"

@@ -199,7 +199,7 @@ def _side(suspect: Suspect, table: TargetTable, among: str = "true") -> _Side:
             wanted = f"({part}{number})::{column.type_sql}"
             conditions.append(f"x.{quote(name)} {column.equality} {wanted}")
         else:  # there is no index either
-            conditions.append(f"x.{quote(name)}::text = {part}{number}")
+            conditions.append(f'x.{quote(name)}::text collate "C" = {part}{number}')
     rows = f"from {keys} join {table.only} x on {' and '.join(conditions)}"
     indexed = all(table.columns[name].equality for name in names)
     return _Side(_addressed(table, rows), indexed)
@@ -251,8 +251,9 @@ def _replace(into: Connection, suspect: Suspect, target: TargetTable, side: _Sid
         f"t.{quote(n)} {target.columns[n].equality or '='} s.{quote(n)}" for n in key
     )
     sets = ", ".join(f"{quote(n)} = s.{quote(n)}" for n in names if n not in fixed)
-    mine = ", ".join(f"s.{quote(n)}::text" for n in names)
-    theirs = ", ".join(f"t.{quote(n)}::text" for n in names)
+    mine, theirs = (
+        ", ".join(f'{alias}.{quote(n)}::text collate "C"' for n in names) for alias in "st"
+    )
     _run(
         into,
         f"delete from {target.only} t where {side.here}"

@@ -3,7 +3,8 @@
 Each column is hashed by itself, with its number as the seed, and the hashes are combined by XOR. Integers,
 timestamps, uuids, bytea and strings are hashed as they are, which costs a third of their text; everything else as
 text under pinned settings, since binary forms do not exist for all types and equality is not identity for
-some (1.0 and 1.00, citext, -0). Columns go by name, so their order may differ.
+some (1.0 and 1.00, citext, -0). xml is hashed as the server writes it for others: a cast to text would show the
+encoding that a value declares, which never leaves the server. Columns go by name, so their order may differ.
 
 PostgreSQL's own hash of 8 bytes, of which bigint and timestamps are, first folds them into 4: 1 and 2^32 have
 the same. So a bigint seeds its hash with itself, and of timestamps all bytes are hashed, those of a row at once.
@@ -21,6 +22,7 @@ from prefect_datasync.engine.ranges import BUCKETS, KeyRanges
 _BIGINT = 20
 _INTEGERS = (21, 23)
 _STRINGS = (25, 1043)
+_XML = 142
 _EXACT = (17, 2950)  # bytea and uuid: equal values are equal byte for byte
 _SENT = {1114: "timestamp_send", 1184: "timestamptz_send"}
 
@@ -75,7 +77,12 @@ def _column_hash(column: Column, number: int, same_type: bool, recoded: str) -> 
         return f"coalesce(hashint8extended({name}::bigint, {number}), {number})"
     if same_type and column.type_oid in _EXACT:
         return f"hash_array_extended(array[{name}], {number})"
-    text = name if same_type and column.type_oid in _STRINGS else f"{name}::text"
+    if same_type and column.type_oid in _STRINGS:
+        text = name
+    elif column.type_oid == _XML:
+        text = f"xml_out({name})::text"
+    else:
+        text = f"{name}::text"
     if recoded != "{}":
         return f"hash_array_extended(array[{recoded.format(text)}], {number})"
     return f'coalesce(hashtextextended({text} collate "C", {number}), {number})'
