@@ -49,13 +49,11 @@ class Replication:
         position: what the target has recorded.
         batch_rows, batch_bytes: when a batch is full, but for `BATCH_VALUES`; it then waits for the end of
             its transaction, but not for longer than twice as much.
+        alone: each transaction is a batch, so that an error is of it, and all before it is durable.
         stop: asked at every batch and every idle moment; anything but None ends `run`. What was
             received and is not applied by then is undone; the source will send it again.
-        applied: told of every durable step, on the calling thread.
-        now: seconds of a monotonic clock.
-        clocks: told where the time goes.
-        described_again: called when the source describes a relation again as it was: something about it
-            has changed that the stream does not show.
+        applied, now, clocks: told of every durable step, on the calling thread; monotonic seconds; told where time goes.
+        described_again: called when a relation is described again as it was: something unseen has changed.
         announced: called with a transaction that changes a table's shape, once all before it is durable.
     """
 
@@ -67,6 +65,7 @@ class Replication:
         *,
         batch_rows: int,
         batch_bytes: int,
+        alone: bool = False,
         stop: Callable[[], object | None],
         applied: Callable[[Applied], None],
         now: Callable[[], float],
@@ -89,6 +88,7 @@ class Replication:
         self._before = 0  # records in the fold when it began
         self._end: Commit | None = None  # the last whole transaction in the fold
         self._transactions = 0
+        self._enough_rows = 0 if alone else batch_rows
         self._open = False  # the target holds a part of the transaction that is being received
         self._open_records = self._open_bytes = 0
         self._halted = False
@@ -272,7 +272,7 @@ class Replication:
         fold = self._fold
         if (
             self._open
-            or fold.records >= self._batch_rows
+            or fold.records >= self._enough_rows
             or fold.bytes >= self._batch_bytes
             or fold.values >= BATCH_VALUES
             or fold.records >= EAGER_ROWS

@@ -52,6 +52,7 @@ class PostgresApplier:
         copied: which changes the copy of each relation holds.
         binary: the form of the rows.
         parked: relations whose changes are passed over.
+        unsettled: relations with types whose labels are to be renamed; a label that they lack is no row's fault.
         quarantine_limit: so many refused rows of a table are kept in quarantine.
         parks: a table with more rests; otherwise the job fails.
     """
@@ -68,6 +69,7 @@ class PostgresApplier:
         copied: dict[int, CopyRule],
         binary: bool,
         parked: frozenset[int] = frozenset(),
+        unsettled: frozenset[int] = frozenset(),
         quarantine_limit: int = 0,
         parks: bool = True,
         clocks: Clocks | None = None,
@@ -78,7 +80,7 @@ class PostgresApplier:
         self._binary = binary
         self._key, self._epoch, self._position = key, epoch, position
         self._tables, self._targets, self._copied = tables, targets, copied
-        self._parked = parked
+        self._parked, self._unsettled = parked, unsettled
         self._limit = quarantine_limit
         self._kept = Kept(connection, key, binary=binary, limit=quarantine_limit, parks=parks)
         self._isolating = Isolating(connection, self._writer, self._kept, binary)
@@ -158,7 +160,7 @@ class PostgresApplier:
                 try:
                     self._write(batch.steps, carefully=False)
                 except psycopg.Error as exc:
-                    if not self._limit or not quarantine.of_a_row(exc.sqlstate):
+                    if not self._isolates(exc):
                         raise
                     self._undo(batch, begun)
                     self._write(batch.steps, carefully=True)
@@ -176,6 +178,8 @@ class PostgresApplier:
         except psycopg.Error as exc:
             relids = self._relids
             fault = translated(exc, f"apply to {self._names(relids)}" if relids else "apply")
+            if relids and _lacks_label(exc):
+                fault = self._label_unknown(relids)
             if isinstance(fault, DataError):
                 fault.about(*(relids or self._at_fault(exc)))
             raise fault from exc
@@ -191,6 +195,12 @@ class PostgresApplier:
                 self._isolating.write(step, self._bindings, carefully=carefully)
             else:
                 self._writer.write(step, self._bindings)
+
+    def _isolates(self, exc: psycopg.Error) -> bool:
+        """Whether the rows that the target refuses are looked for, and kept."""
+        if _lacks_label(exc) and not self._unsettled.isdisjoint(self._relids):
+            return False
+        return bool(self._limit) and quarantine.of_a_row(exc.sqlstate)
 
     def _undo(self, batch: Batch, begun: bool) -> None:
         """Go back to where a batch began: within the open transaction, or by beginning it again."""
@@ -303,3 +313,17 @@ class PostgresApplier:
 
     def _names(self, relids: tuple[int, ...]) -> str:
         return ", ".join(".".join(self._tables[r].full_name) for r in relids)
+
+    def _label_unknown(self, relids: tuple[int, ...]) -> SchemaChanged:
+        names = self._names(relids)
+        fault = SchemaChanged(
+            f"a row of {names} has a label that its enum lacks at the target, as one that was renamed twice has",
+            effect="The transaction was rolled back",
+            do=f"`datasync table copy JOB {names}`",
+            code="LABEL_UNKNOWN",
+        )
+        return fault.under(self._tables[relids[0]].switches.on_change_type)
+
+
+def _lacks_label(exc: psycopg.Error) -> bool:
+    return exc.sqlstate == "22P02" and exc.diag.source_function == "enum_in"

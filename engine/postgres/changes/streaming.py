@@ -64,7 +64,7 @@ class StreamStage:
         self._stop, self._say = attempt.stop, attempt.say
         self._watermark = watermark
         self._parking = Parking(attempt)
-        self._watch = TableWatch(attempt, self._parking)
+        self._watch = TableWatch(attempt, self._parking, lambda: self.reached)
         self._wake = wake
         self._handing = self._handed = self._tidied = False
         self._reached = 0
@@ -222,6 +222,7 @@ class StreamStage:
                     ),
                     binary=row.binary_stream,
                     parked=self._parking.passed_over,
+                    unsettled=self._watch.shapes.waiting,
                     quarantine_limit=spec.quarantine_limit if plain else 0,
                     parks=spec.on_table_fault is OnTableFault.PARK,
                     clocks=attempt.clocks,
@@ -235,6 +236,7 @@ class StreamStage:
                     feed, target, row.pos,
                     batch_rows=spec.batch_rows,
                     batch_bytes=spec.batch_bytes,
+                    alone=self._watch.shapes.alone,
                     stop=self._tick,
                     applied=self._applied,
                     now=time.monotonic,

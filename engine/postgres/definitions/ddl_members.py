@@ -1,23 +1,39 @@
 """Types of the target follow new labels of enums and new attributes of composites, which touch no row.
 
-No label of an enum can be dropped. So the labels from before stand among those of now in the same order, and
-between two that kept their names as many new ones as old ones are renamed. Text of a composite is positional.
+A label of an enum keeps its number when it is renamed, so by the numbers from before the renamed and the new
+ones are told apart. A name that meant another label before is followed only where the tables are filled again:
+rows that are on their way would be taken for the other. Text of a composite is positional.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prefect_datasync.engine.postgres.catalog import Table, literal, qualified
 from prefect_datasync.engine.postgres.session import Connection, translating
+
+RENAME = "RENAME VALUE"
+#: Stands in for a moment where labels swap their names.
+_BETWEEN = "datasync between two names"
 
 
 class Ambiguous(Exception):
     """What has become of a type cannot be told; the text says what was seen."""
 
 
-def member_changes(source: Connection, target: Connection, table: Table) -> list[str]:
+def member_changes(
+    source: Connection,
+    target: Connection,
+    table: Table,
+    before: Mapping[int, str],
+    *,
+    emptied: bool = False,
+) -> list[str]:
     """The statements after which the types of the table's columns have the source's labels and attributes.
+
+    Args:
+        before: the labels that the target has followed, by their numbers at the source.
+        emptied: no row from before is to come.
 
     Raises:
         Ambiguous: that cannot be told for one of them.
@@ -29,12 +45,16 @@ def member_changes(source: Connection, target: Connection, table: Table) -> list
         rows = target.execute(_MEMBERS_BY_NAME, named).fetchall() if ours else []
     theirs = {row[:3]: row[3] for row in rows}
     changes: list[str] = []
-    for schema, name, kind, members in ours:
+    for schema, name, kind, members, numbers in ours:
         there = theirs.get((schema, name, kind))
-        if there is None or there == members:
+        if there is None:
             continue
         type_sql = qualified(schema, name)
-        parts = _labels(members, there) if kind == "e" else _attributes(members, there)
+        parts: Iterator[str] = iter(())
+        if kind == "e":
+            parts = _labels(dict(zip(numbers, members, strict=True)), before, there, emptied)
+        elif there != members:
+            parts = _attributes(members, there)
         try:
             changes += [f"ALTER TYPE {type_sql} {part}" for part in parts]
         except Ambiguous as exc:
@@ -42,39 +62,42 @@ def member_changes(source: Connection, target: Connection, table: Table) -> list
     return changes
 
 
-def _labels(now: Sequence[str], before: Sequence[str]) -> Iterator[str]:
-    kept = [label for label in before if label in now]
-    if kept != [label for label in now if label in before]:
+def _labels(
+    now: Mapping[int, str], before: Mapping[int, str], there: Sequence[str], emptied: bool
+) -> Iterator[str]:
+    labels, named = list(now.values()), list(there)
+    meant = {before[number] for number in now if number in before}
+    if not meant and not set(named) <= set(labels):
+        raise Ambiguous("it cannot be told which labels were renamed")
+    for number, label in now.items():
+        if label in meant and before.get(number) != label and not emptied:
+            raise Ambiguous(f"the label {literal(label)} has the name that another had before")
+    renamed = {before[n]: label for n, label in now.items() if before.get(n, label) != label}
+    renamed = {was: label for was, label in renamed.items() if was in named}
+    while renamed:
+        was = next((w for w, label in renamed.items() if label not in named), None)
+        if was is None and not (emptied and set(renamed.values()) <= renamed.keys()):
+            raise Ambiguous("the target has labels of its own")
+        if was is None:  # all that is left is a ring
+            was, label = renamed.popitem()
+            renamed[_BETWEEN] = label
+            label = _BETWEEN
+        else:
+            label = renamed.pop(was)
+        yield f"{RENAME} {literal(was)} TO {literal(label)}"
+        named[named.index(was)] = label
+    if [x for x in named if x in labels] != [x for x in labels if x in named]:
         raise Ambiguous("the target has another order of the labels")
-    new, old = _between(now, kept), _between(before, kept)
-    named = list(before)
-    for fresh, gone in zip(new, old, strict=True):
-        if gone and fresh and len(gone) != len(fresh):
-            raise Ambiguous("it cannot be told which labels were renamed and which are new")
-        for label, was in zip(fresh, gone, strict=False):
-            yield f"RENAME VALUE {literal(was)} TO {literal(label)}"
-            named[named.index(was)] = label
-    for at, label in enumerate(now):
+    for at, label in enumerate(labels):
         if label in named:
             continue
         if at:
-            yield f"ADD VALUE {literal(label)} AFTER {literal(now[at - 1])}"
+            yield f"ADD VALUE {literal(label)} AFTER {literal(labels[at - 1])}"
         elif named:
             yield f"ADD VALUE {literal(label)} BEFORE {literal(named[0])}"
         else:
             yield f"ADD VALUE {literal(label)}"
         named.append(label)
-
-
-def _between(labels: Sequence[str], kept: Sequence[str]) -> list[list[str]]:
-    """The labels that are not kept, by how many kept ones stand before them."""
-    found: list[list[str]] = [[]]
-    for label in labels:
-        if label in kept:
-            found.append([])
-        else:
-            found[-1].append(label)
-    return found
 
 
 def _attributes(now: Sequence[str], before: Sequence[str]) -> Iterator[str]:
@@ -102,7 +125,8 @@ select n.nspname::text, t.typname::text, t.typtype::text, case t.typtype
   when 'e' then array(select e.enumlabel::text from pg_enum e where e.enumtypid = t.oid order by e.enumsortorder)
   else array(select '"' || replace(a.attname, '"', '""') || '" ' || format_type(a.atttypid, a.atttypmod)
     from pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped order by a.attnum)
-  end
+  end,
+  array(select e.oid::int8 from pg_enum e where e.enumtypid = t.oid order by e.enumsortorder)
 from pg_type t join pg_namespace n on n.oid = t.typnamespace left join pg_class c on c.oid = t.typrelid"""
 
 #: Starts with the types `start`, and ends with the types that users made and that those are made of.

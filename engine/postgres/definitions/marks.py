@@ -1,8 +1,8 @@
 """What DDL does to a table at the source, which the stream does not tell: seen by marks of each table.
 
 A mark holds a table's file, a hash of its columns' entries in the catalog and of their types' labels and
-attributes, the columns' names and types by their numbers, and of which table it is a partition, as of the moment up
-to which the target has followed.
+attributes, the columns' names and types by their numbers, the labels by theirs, and of which table it is a partition,
+as of the moment up to which the target has followed.
 
     file and columns changed   the rows were written anew, none of them for a logical stream: `ALTER COLUMN ...
                                USING`, a new column with a volatile default. The table must be copied again
@@ -38,11 +38,17 @@ select string_agg(member, ',' order by member) from (
     join pg_attribute m on m.attrelid = k.oid and m.attnum > 0
 ) x (member)"""
 
+_LABELED = "labels"  #: beside the columns' numbers
+_LABELS = f"""{PARTS.format(start=_START)}
+select jsonb_build_object('{_LABELED}', jsonb_object_agg(e.oid, e.enumlabel)) from parts p
+join pg_enum e on e.enumtypid = p.oid having count(*) > 0"""
+
 _MARKS = f"""
 select c.oid::bigint, pg_relation_filenode(c.oid)::text || ':' || (
   select left(md5(string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped, a.xmin),
-                             ',' order by a.attnum) || coalesce(({_TYPES}), '')), 12) || ':' || jsonb_object_agg(a.attnum,
+                             ',' order by a.attnum) || coalesce(({_TYPES}), '')), 12) || ':' || (jsonb_object_agg(a.attnum,
          jsonb_build_array(a.attname, format_type(a.atttypid, a.atttypmod))) filter (where not a.attisdropped)
+         || coalesce(({_LABELS}), '{{}}'))
   from pg_attribute a where a.attrelid = c.oid and a.attnum > 0)
   || ':' || coalesce((
     select i.inhparent::text from pg_inherits i where i.inhrelid = c.oid and c.relispartition), '0')
@@ -58,20 +64,27 @@ class Mark:
     entries: str
     columns: tuple[tuple[int, str, str], ...]  #: number, name and type of each
     parent: int = 0  #: 0 for no partition
+    labels: tuple[
+        tuple[int, str], ...
+    ] = ()  #: number and name of each, of all types of the columns
 
     @classmethod
     def of(cls, text: str) -> Self:
         """What `text` had been."""
         file, entries, more = text.split(":", 2)
         columns, _, parent = more.rpartition(":")
-        found = sorted((int(number), *each) for number, each in json.loads(columns).items())
-        return cls(file, entries, tuple(found), int(parent))
+        named = json.loads(columns)
+        labels = sorted((int(number), label) for number, label in named.pop(_LABELED, {}).items())
+        found = sorted((int(number), *each) for number, each in named.items())
+        return cls(file, entries, tuple(found), int(parent), tuple(labels))
 
     @property
     def text(self) -> str:
         """For storing."""
-        columns = {number: each for number, *each in self.columns}
-        names = json.dumps(columns, ensure_ascii=False)
+        named: dict[object, object] = {number: each for number, *each in self.columns}
+        if self.labels:
+            named[_LABELED] = dict(self.labels)
+        names = json.dumps(named, ensure_ascii=False)
         return f"{self.file}:{self.entries}:{names}:{self.parent}"
 
     def moved(self, now: Mark) -> bool:

@@ -1,15 +1,24 @@
-"""Tables of the target follow changes of their columns at the source, as far as the changes touched no row."""
+"""Tables of the target follow changes of their columns at the source, as far as the changes touched no row.
+
+A label that was renamed is renamed at the target where the stream has passed the rename, or before the first
+transaction that has its new name: rows from before it come with the old one. Which transaction that is shows when
+each is applied alone, so after a first refusal they are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from prefect_datasync.engine.errors import DataError, SchemaChanged
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.catalog import Name, Table, quote, read_table
 from prefect_datasync.engine.postgres.definitions.ddl_in_place import changes, root_of
-from prefect_datasync.engine.postgres.definitions.ddl_members import Ambiguous, member_changes
+from prefect_datasync.engine.postgres.definitions.ddl_members import (
+    RENAME,
+    Ambiguous,
+    member_changes,
+)
 from prefect_datasync.engine.postgres.definitions.marks import Mark, altered, read_marks
 from prefect_datasync.engine.postgres.definitions.shape_policy import (
     REWRITTEN,
@@ -19,6 +28,7 @@ from prefect_datasync.engine.postgres.definitions.shape_policy import (
 )
 from prefect_datasync.engine.postgres.job_rows import ledger
 from prefect_datasync.engine.postgres.job_rows.ledger import TableRow
+from prefect_datasync.engine.postgres.lsn import parse_lsn
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
 from prefect_datasync.engine.postgres.tables import fingerprint, publication
 from prefect_datasync.engine.postgres.tables.parking import Parking, TablesChanged, may_copy_again
@@ -51,11 +61,35 @@ class _Left:
     policy: Policy
 
 
-class Shapes:
-    """The shapes of the tables that one attempt's stream follows, by their marks."""
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A table whose labels are to be renamed, as of these entries, where the stream has come to the position."""
 
-    def __init__(self, attempt: Attempt, parking: Parking) -> None:
-        self._attempt, self._parking = attempt, parking
+    entries: str
+    position: int
+
+
+class Shapes:
+    """The shapes of the tables that one attempt's stream follows, by their marks.
+
+    Args:
+        reached: everything that the source committed before it is at the target.
+    """
+
+    def __init__(self, attempt: Attempt, parking: Parking, reached: Callable[[], int]) -> None:
+        self._attempt, self._parking, self._reached = attempt, parking, reached
+        self._waiting: dict[int, _Waiting] = {}
+        self.alone = False  #: each transaction is to be applied alone
+
+    @property
+    def waiting(self) -> frozenset[int]:
+        """Relations whose labels are still to be renamed."""
+        return frozenset(self._waiting)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether `follow` has waited long enough with some table."""
+        return any(each.position <= self._reached() for each in self._waiting.values())
 
     def follow(self, source: Connection, tables: Iterable[Table]) -> bool:
         """Follow changes of columns that touched no row; let no table follow on whose rows changed unseen.
@@ -68,6 +102,7 @@ class Shapes:
             TablesChanged: a table changed between the reading of it and of its mark.
         """
         by_relid = {t.relid: t for t in tables}
+        known, self._waiting = self._waiting, {}
         now = read_marks(source, [row.relid for row in self._parking.following])
         lost: dict[int, _Left] = {}
         moved: dict[str, list[_Moved]] = {}
@@ -85,7 +120,11 @@ class Shapes:
             elif table := by_relid.get(row.relid):
                 if not _of_one_moment(mark, table):
                     raise TablesChanged("a table has changed while it was looked at")
-                if left := self._follow_types(source, table):
+                wait = known.get(row.relid)
+                left = self._follow_types(source, table, before, mark, wait)
+                if row.relid in self._waiting:
+                    continue
+                if left:
                     lost[row.relid] = left
                     continue
                 target = read_table(self._attempt.hold.connection, row.target)
@@ -95,6 +134,7 @@ class Shapes:
                 verdict = judge(altered(before, mark), table, row.left_out, target)
                 root = root_of(self._attempt.hold.connection, target)
                 moved.setdefault(root, []).append(_Moved(row, table, target, mark, verdict))
+        self.alone = self.alone and bool(self._waiting)
         for root, group in moved.items():
             lost |= self._in_place(source, root, group)
         if lost:
@@ -154,15 +194,22 @@ class Shapes:
                 self._attempt.say(sentence)
         return {}
 
-    def _follow_types(self, source: Connection, table: Table) -> _Left | None:
-        """Let the types of a table's columns follow; why they cannot."""
+    def _follow_types(
+        self, source: Connection, table: Table, before: Mark, now: Mark, known: _Waiting | None
+    ) -> _Left | None:
+        """Let the types of a table's columns follow, or wait with it; why they cannot."""
         attempt, policy = self._attempt, table.switches.on_change_type
         try:
-            changes = member_changes(source, attempt.hold.connection, table)
+            changes = member_changes(source, attempt.hold.connection, table, dict(before.labels))
         except Ambiguous as exc:
             return _Left(str(exc), policy)
         if changes and policy is not Policy.APPLY:
             return _Left(f"the target needs `{'; '.join(changes)}`", policy)
+        if any(RENAME in change for change in changes):
+            wait = self._wait(source, now, known)
+            if wait.position > self._reached():
+                self._waiting[table.relid] = wait
+                return None
         for change in changes:
             try:
                 with translating("let a type follow"):
@@ -174,6 +221,14 @@ class Shapes:
                 return _Left(why, policy)
             attempt.say(f"the target follows its source: {change}")
         return None
+
+    def _wait(self, source: Connection, now: Mark, known: _Waiting | None) -> _Waiting:
+        """Until when rows from before a rename may come."""
+        if known is not None and known.entries == now.entries:
+            return known
+        with translating("read the position of the source"):
+            row = source.execute(_WRITTEN).fetchone()
+        return _Waiting(now.entries, parse_lsn(str(row and row[0])))
 
     def _rename(self, root: str, moved: _Moved) -> None:
         """Rename columns at the target before its table is filled again; nothing if it will not be."""
@@ -229,13 +284,18 @@ class Shapes:
             mark = now.get(row.relid)
             if row.mark and mark is not None:
                 before = Mark.of(row.mark)
+                if self._early(row.relid, mark):
+                    continue
                 if before.entries != mark.entries or before.moved(mark):
                     raise TablesChanged("a table has changed at the source")
                 seen[row.full_name] = mark.text
         self._parking.remember(seen)
 
     def may_follow(self, fault: DataError) -> bool:
-        """Whether the source's tables have changed since the last look, which may be what a fault is about."""
+        """Whether the source's tables have changed since the last look, which may be what a fault is about.
+
+        A fault that labels explain ends the waiting of its tables, if it is of one transaction alone.
+        """
         known = {
             row.relid: row.mark for row in self._parking.following if row.relid in fault.relids
         }
@@ -243,9 +303,24 @@ class Shapes:
         with connect(attempt.source, attempt.application("check")) as source:
             now = read_marks(source, known)
         before = {relid: Mark.of(mark) for relid, mark in known.items() if mark is not None}
-        return any(
-            relid in before and (before[relid].entries != each.entries or before[relid].moved(each))
+        changed = {
+            relid: each
             for relid, each in now.items()
+            if relid in before
+            and (before[relid].entries != each.entries or before[relid].moved(each))
+        }
+        if isinstance(fault, SchemaChanged) and changed:
+            if self.alone:
+                self._waiting |= {r: _Waiting(each.entries, 0) for r, each in changed.items()}
+            self.alone = True
+            return True
+        return any(not self._early(relid, each) for relid, each in changed.items())
+
+    def _early(self, relid: int, now: Mark) -> bool:
+        """Whether all that has changed is waited with."""
+        known = self._waiting.get(relid)
+        return (
+            known is not None and known.entries == now.entries and known.position > self._reached()
         )
 
 
@@ -255,3 +330,7 @@ def _of_one_moment(mark: Mark, table: Table) -> bool:
     marked = {number: (name, kind) for number, name, kind in mark.columns}
     left = {name for number, (name, _) in marked.items() if number not in columns}
     return left == table.left_out and all(marked.get(n) == each for n, each in columns.items())
+
+
+_WRITTEN = """
+select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end::text"""

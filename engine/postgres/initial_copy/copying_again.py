@@ -37,7 +37,7 @@ from prefect_datasync.engine.postgres.check.findings import block_message
 from prefect_datasync.engine.postgres.check.preflight_mapping import check_mapping
 from prefect_datasync.engine.postgres.definitions.ddl_follow import follow_shapes
 from prefect_datasync.engine.postgres.definitions.ddl_members import Ambiguous, member_changes
-from prefect_datasync.engine.postgres.definitions.marks import read_marks
+from prefect_datasync.engine.postgres.definitions.marks import Mark, read_marks
 from prefect_datasync.engine.postgres.initial_copy import handing_over
 from prefect_datasync.engine.postgres.initial_copy.again_spec import again_spec
 from prefect_datasync.engine.postgres.initial_copy.copying import CopyStage
@@ -187,9 +187,17 @@ class CopyingAgain:
                 here, there = source.info.dbname, attempt.hold.connection.info.dbname
                 if refused := block_message(check_mapping(attempt.spec, tables, here, there)):
                     raise refused
+                followed = {
+                    row.full_name: dict(Mark.of(row.mark).labels)
+                    for row in ledger.read_tables(attempt.hold.connection, self._main.key)
+                    if row.mark
+                }
                 for table in tables:
+                    before = followed.get(table.full_name, {})
                     with contextlib.suppress(Ambiguous):  # the rows will tell whether they fit
-                        for change in member_changes(source, attempt.hold.connection, table):
+                        for change in member_changes(
+                            source, attempt.hold.connection, table, before, emptied=True
+                        ):
                             attempt.hold.connection.execute(change.encode())
                 now = read_marks(source, [t.relid for t in tables])
             moved = handing_over.enlist(attempt.hold, self._main.key, tables, now)

@@ -8,6 +8,7 @@ rests as it was just before, and one that follows in place does so before any ro
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.catalog import Table
@@ -27,11 +28,15 @@ CHECK_S = 60.0  #: a source that takes longer to look at is taken for lost
 
 
 class TableWatch:
-    """One attempt's looks; from one thread."""
+    """One attempt's looks; from one thread.
 
-    def __init__(self, attempt: Attempt, parking: Parking) -> None:
+    Args:
+        reached: everything that the source committed before it is at the target.
+    """
+
+    def __init__(self, attempt: Attempt, parking: Parking, reached: Callable[[], int]) -> None:
         self._attempt, self._parking = attempt, parking
-        self.shapes = Shapes(attempt, parking)
+        self.shapes = Shapes(attempt, parking, reached)
         self._looked = time.monotonic()
         self._hinted = False
         self._seen = Visible()  # what the last look could see
@@ -85,6 +90,8 @@ class TableWatch:
         Raises:
             StateError: PUBLICATION_CHANGED. TablesChanged: a session has to begin anew.
         """
+        if self.shapes.overdue:
+            raise TablesChanged("the stream has come to where labels were renamed")
         since = time.monotonic() - self._looked
         if since >= (SOON_S if self._hinted else PUBLICATION_S):
             self._look()
