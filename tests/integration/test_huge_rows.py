@@ -51,8 +51,9 @@ def test_rows_of_500_mb_are_copied_and_followed_and_bytes_cost_at_most_four_time
         attempt.kill()
         attempt.communicate()
     assert attempt.returncode == 0, said
-    if kind == "bytea":  # text is escaped on its way
-        assert json.loads(said.splitlines()[-1])["peak_mb"] < 4 * MB
+    # This text is half as long again when it is escaped, and the next row may come meanwhile.
+    most = {"bytea": 4, "text": 8}[kind]
+    assert json.loads(said.splitlines()[-1])["peak_mb"] < most * MB
     with connect(target, "look") as look:
         sizes = look.execute("select id, octet_length(x), n from public.t order by id").fetchall()
     size = MB * 1000 * 1000

@@ -21,7 +21,13 @@ from collections.abc import Callable
 
 from prefect_datasync.engine.changes import Row
 from prefect_datasync.engine.errors import ProtocolError
-from prefect_datasync.engine.postgres.changes.copy_format import NULL_BINARY, NULL_TEXT, escape_text
+from prefect_datasync.engine.postgres.changes.copy_format import (
+    LARGE,
+    NULL_BINARY,
+    NULL_TEXT,
+    escape_large,
+    escape_text,
+)
 
 LONGEST_VALUE = 255  #: bytes; the length is then one byte, after three zeros
 MOST_COLUMNS = 64  #: a pattern costs 2-3 ms and 15 kB per column
@@ -90,7 +96,10 @@ class Tuples:
             kind = message[at]
             if kind == 116:  # 't'
                 end = at + 5 + _u32(message, at + 1)[0]
-                add(escape_text(message[at + 5 : end]))
+                if end - at <= LARGE:
+                    add(escape_text(message[at + 5 : end]))
+                else:
+                    add(escape_large(message, at + 5, end))
                 at = end
             elif kind == 110:  # 'n'
                 add(NULL_TEXT)

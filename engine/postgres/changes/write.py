@@ -20,18 +20,19 @@ from prefect_datasync.engine.fold import Append, Clear, Merge, OneByOne, Op, Ste
 from prefect_datasync.engine.postgres.answers import checked
 from prefect_datasync.engine.postgres.catalog import quote
 from prefect_datasync.engine.postgres.changes.copy_format import (
+    FEW_ROWS,
     NULL_BINARY,
     NULL_TEXT,
     binary_rows,
     by_unknown,
     column_list,
+    has_huge,
     text_rows,
     unescaped,
 )
 from prefect_datasync.engine.postgres.changes.copy_in import copy_in
 from prefect_datasync.engine.postgres.tables.target_table import Binding, missing
 
-FEW_ROWS = 12  #: up to so many rows of a merge are written one by one
 STAGES = 60  #: stage tables kept at once: each costs a little at every commit
 
 #: A stage is joined to a table by its key's index: forced, since the planner knows no stage's size.
@@ -120,7 +121,9 @@ class Writer:
     def _merge(self, binding: Binding, step: Merge) -> None:
         changed = len(step.deletes) + len(step.updates)
         together = binding.swaps and changed + len(step.inserts) > 1
-        if changed <= FEW_ROWS and not together and not binding.ruled:
+        # a huge value is sent by COPY in pieces, and as a parameter in one
+        alone = changed <= FEW_ROWS and not has_huge(step.updates)
+        if alone and not together and not binding.ruled:
             for key in step.deletes:
                 self._delete_key(binding, key)
             for row in step.updates:

@@ -12,7 +12,8 @@ from dataclasses import replace
 from prefect_datasync.engine.changes import Row
 from prefect_datasync.engine.fold import Append, MarkAll, Merge, Op, Step
 from prefect_datasync.engine.postgres.catalog import quote
-from prefect_datasync.engine.postgres.changes.write import FEW_ROWS, Writer
+from prefect_datasync.engine.postgres.changes.copy_format import FEW_ROWS
+from prefect_datasync.engine.postgres.changes.write import Writer
 from prefect_datasync.engine.postgres.tables.target_table import Binding
 from prefect_datasync.engine.switches import Mark
 
