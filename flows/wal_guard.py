@@ -11,6 +11,8 @@ of a spec are told once an episode (`flows.wal_alerts`). Beyond that the job's s
               Failed with SLOT_DROPPED; a new copy is the price
 
 A job at work is never touched. A source that does not answer is said, and the next look tries again.
+
+It also sees to it that a job at rest does not make its source refuse updates; see `flows.source_sparing`.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from prefect_datasync.engine.wal_growth import Forecast, Level, Mark
 from prefect_datasync.flows.every_job import EachJob, every_job
 from prefect_datasync.flows.instance_job import source_of, target_of
 from prefect_datasync.flows.runs import current_run, state_of
+from prefect_datasync.flows.source_sparing import Spared, spare
 from prefect_datasync.flows.wal_actions import Act, drop_slots, resume
 from prefect_datasync.flows.wal_alerts import Look, tell_alerts
 from prefect_datasync.tasks.events import resource
@@ -59,6 +62,7 @@ class Guarded:
         wal: None when nothing could be seen.
         seen: whether the source answered, so that `level` is known.
         act: what was done, or tried; None for nothing.
+        spared: tables that the job made the source refuse updates of; None without.
     """
 
     job: str | None
@@ -69,6 +73,7 @@ class Guarded:
     says: str
     act: Act | None = None
     seen: bool = True
+    spared: Spared | None = None
 
 
 @flow(name="wal-guard", persist_result=False)
@@ -111,7 +116,7 @@ def _guard_source(
     found: list[Guarded] = []
     for job in jobs:
         try:
-            one = _guard_job(client, server, job, seen, before)
+            one = _guard_job(client, server, job, seen, before, log)
         except DatasyncError as exc:
             found.append(_unseen(job, exc.what, log))
             continue
@@ -133,17 +138,24 @@ def _guard_job(
     job: EachJob,
     seen: SourceLook,
     before: dict[str, Mark],
+    log: Log,
 ) -> Guarded | None:
     slots = seen.slots_of(job.key)
     run = current_run(client, job.deployment_id)
     if run is None:
         return None
     state = _state(run, job)
+    spared = spare(server, job, run, state, seen.harmed_by(job.key), log.warning)
+    if spared is not None:
+        log.warning("%s", spared.sentence)
     if not slots:
-        return _without_slot(run, state, job)
+        lost = _without_slot(run, state, job)
+        if lost is None and spared is not None:
+            lost = Guarded(job.name, state, Level.OK, None, None, "no slot")
+        return lost and replace(lost, spared=spared)
     spec = job.spec
     wal, ahead = judged(slots[0], before.get(slots[0].name), spec.wal_budget_bytes)
-    one = Guarded(job.name, state, ahead.level, wal, slots[0].mark, wal.sentence)
+    one = Guarded(job.name, state, ahead.level, wal, slots[0].mark, wal.sentence, spared=spared)
     return replace(one, act=_act(client, server, job, run, state, wal, ahead))
 
 
@@ -255,6 +267,7 @@ def _row(one: Guarded, firing: frozenset[str]) -> dict[str, Any]:
         "level": one.level.word,
         "says": one.says,
         "did": one.act.did if one.act else "",
+        "source": one.spared.sentence if one.spared else "",
         "alerts": ", ".join(sorted(firing)),
         "slot": wal.slot if wal else "",
         "retained_bytes": wal.retained_bytes if wal else None,

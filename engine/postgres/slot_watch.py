@@ -12,12 +12,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from prefect_datasync.engine.postgres.catalog import literal, quote
+from prefect_datasync.engine.postgres.catalog import Name, literal, quote
 from prefect_datasync.engine.postgres.job_rows.state import slug
 from prefect_datasync.engine.postgres.lsn import parse_lsn
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.postgres.severing import within
 from prefect_datasync.engine.postgres.slot import drop_slot
+from prefect_datasync.engine.postgres.tables.nameless import nameless
 from prefect_datasync.engine.wal_growth import Forecast, Level, Mark, age_level, forecast
 
 LOOK_MS = 10_000
@@ -64,11 +65,21 @@ class SlotLook:
 
 @dataclass(frozen=True, slots=True)
 class SourceLook:
-    """Everything of ours at a source; publications as (owner, name)."""
+    """Everything of ours at a source; publications as (owner, name).
 
-    here: Mark  #: of no slot
+    Attributes:
+        here: of no slot.
+        nameless: the owner of a publication, and a table of it without a key: the source refuses its updates.
+    """
+
+    here: Mark
     slots: tuple[SlotLook, ...]
     publications: tuple[tuple[str, str], ...]
+    nameless: tuple[tuple[str, Name], ...] = ()
+
+    def harmed_by(self, key: str) -> list[Name]:
+        """Tables of which the source refuses updates because one job publishes them."""
+        return [table for owner, table in self.nameless if owner == slug(key)]
 
     def slots_of(self, key: str) -> tuple[SlotLook, ...]:
         """The slots of one job, the one that keeps most WAL first."""
@@ -131,6 +142,7 @@ def look_over(connection: Connection) -> SourceLook:
         wal_end = parse_lsn(end) if end is not None else 0
         slots = connection.execute(_SLOTS, (_SLOT, end, _SLOT)).fetchall()
         publications = connection.execute(_PUBLICATIONS, (_PUBLICATION, _PUBLICATION)).fetchall()
+        harmed = nameless(connection, _PUBLICATION) if publications else []
         connection.execute("set statement_timeout = 0")
     return SourceLook(
         Mark("", wal_end, 0, at),
@@ -147,6 +159,7 @@ def look_over(connection: Connection) -> SourceLook:
             for name, owner, reader, retained, safe, lost, held, freeze in slots
         ),
         tuple((owner, name) for owner, name in publications),
+        tuple(harmed),
     )
 
 

@@ -188,13 +188,9 @@ class Parking:
             again = policies[name] is Policy.APPLY and may_copy_again(spec)
             again = again and not by_name[name].switches.keeps
             self._rest({name: reason}, relids, Wish.COPY if again else None)
-        self._rest(found.harmed, relids, None)
-        hold = attempt.hold
-        gone = publishing.named_by(tables, found.harmed)
-        hold.set("publications = %s", fingerprint.without(hold.row.publications, gone))
-        publishing.withdraw(source, published, planned, tables, found.harmed)
+        self._withdraw(source, tables, found.harmed)
         left = publication.extend(source, planned, publishing.named_by(tables, found.unseen))
-        hold.set("publications = %s", fingerprint.read(source, published))
+        attempt.hold.set("publications = %s", fingerprint.read(source, published))
         self._rest({t.full_name: _KEYLESS for t in left}, relids, None)
         if Policy.FAIL in policies.values():
             fault = SchemaChanged(
@@ -205,8 +201,31 @@ class Parking:
                 code="NOT_PUBLISHED",
             )
             raise fault.under(Policy.FAIL)
+        self._say_parked(why)
+
+    def withdraw_nameless(self, source: Connection, tables: Sequence[Table]) -> None:
+        """Only let tables that have lost their key rest, and publish no updates of them any more."""
+        found = self._astray(source, tables)
+        self._withdraw(source, tables, found.harmed)
+        self._say_parked(found.harmed)
+
+    def _withdraw(
+        self, source: Connection, tables: Sequence[Table], harmed: dict[Name, str]
+    ) -> None:
+        if not harmed:
+            return
+        attempt, hold = self._attempt, self._attempt.hold
+        planned = publication.plan(attempt.key, tables, attempt.spec.keyless, narrows(source))
+        published = fingerprint.names(hold.row.publications)
+        self._rest(harmed, {t.full_name: t.relid for t in tables}, None)
+        gone = publishing.named_by(tables, harmed)
+        hold.set("publications = %s", fingerprint.without(hold.row.publications, gone))
+        publishing.withdraw(source, published, planned, tables, harmed)
+
+    def _say_parked(self, why: Mapping[Name, str]) -> None:
         for name, reason in sorted(why.items()):
-            attempt.say(f"TABLE_PARKED: {'.'.join(name)} rests, the other tables go on: {reason}.")
+            dotted = ".".join(name)
+            self._attempt.say(f"TABLE_PARKED: {dotted} rests, the other tables go on: {reason}.")
 
     def leave(self, source: Connection) -> None:
         """Let go of tables that were removed from the job; the target keeps their rows."""
