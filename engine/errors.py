@@ -60,9 +60,19 @@ class ConfigError(DatasyncError):
 
 
 class CheckFailed(DatasyncError):
-    """A server lacks a setting, a right or a table that the job needs."""
+    """A server lacks a setting, a right or a table that the job needs.
+
+    Attributes:
+        sql: what cures it there, if a statement does.
+    """
 
     code = "CHECK_FAILED"
+    sql: str | None = None
+
+    def cured_by(self, sql: str) -> Self:
+        """The error, with its statement."""
+        self.sql = sql
+        return self
 
 
 class ConnectFailed(CheckFailed):

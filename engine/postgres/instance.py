@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from prefect_datasync.engine import faults
-from prefect_datasync.engine.errors import ConfigError, TransientError
+from prefect_datasync.engine.errors import TransientError
 from prefect_datasync.engine.metrics import Meter
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.cancelling import cancelling
@@ -38,6 +38,8 @@ from prefect_datasync.engine.sample import Sample
 from prefect_datasync.engine.snapshot import CopyUnit
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.engine.watermark import Watermark
+
+LOCK_S = 10.0  #: a check is for a person who waits; a start has the time
 
 
 class Instance:
@@ -234,11 +236,10 @@ def check(
     Args:
         starting: also look for what matters only before a copy.
         providers: who runs source and target; None to find it out.
-
-    Raises:
-        ConnectFailed, TransientError: a server cannot be looked at.
     """
-    return preflight.check(key, source, target, spec, starting=starting, providers=providers)
+    return preflight.check(
+        key, source, target, spec, starting=starting, providers=providers, lock_s=LOCK_S
+    )
 
 
 def _refuse_unfit(
@@ -249,13 +250,10 @@ def _refuse_unfit(
     stop: Callable[[], object | None],
     say: Callable[[str], None],
 ) -> None:
-    try:
-        findings = preflight.check(key, source, target, spec, starting=True, stop=stop)
-    except TransientError as exc:
-        raise ConfigError(exc.what, do=exc.next_step, code=exc.error_code) from exc
+    findings = preflight.check(key, source, target, spec, starting=True, stop=stop)
     refused = preflight.block_message(findings)
     if refused is not None:
         raise refused
     for finding in findings:
         if finding.severity is preflight.Severity.WARN:
-            say(f"{finding.code}: {finding.what}. Do: {finding.do}.")
+            say(f"{finding.code}: {finding.what}. Do: {finding.cure}.")

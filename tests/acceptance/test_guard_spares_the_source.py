@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.usefixtures("running_worker"), pytest.mark.timeout(300
 LONG = 60.0
 
 
+@pytest.mark.slow
 def test_a_key_lost_while_a_job_is_paused_is_told_and_the_source_takes_updates_again(
     blocks: tuple[str, str], client: SyncPrefectClient, at_source: Database
 ) -> None:

@@ -31,7 +31,7 @@ def at_source(server: Server, spec: SyncSpec | None = None) -> dict[str, Finding
     with connect(server, "test") as connection:
         tables = read_tables(connection, spec.selects)
         not_synced = read_not_synced(connection, spec.selects)
-        found = check_source(connection, spec, tables, not_synced, ours="datasync_job")
+        found = list(check_source(connection, spec, tables, not_synced, ours="datasync_job"))
     return {f.code: f for f in found}
 
 

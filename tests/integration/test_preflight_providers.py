@@ -89,18 +89,17 @@ def test_what_cures_a_source_is_the_providers_way_and_works(source, target, weak
     told = found(weak, target)
     assert told["PROVIDER"].severity is Severity.INFO
     assert "Amazon RDS" in told["PROVIDER"].what
-    assert told["REPLICATION_MISSING"].do == f'GRANT rds_replication TO "{weak.user}"'
-    execute(source, told["REPLICATION_MISSING"].do)
+    assert told["REPLICATION_MISSING"].sql == (f'GRANT rds_replication TO "{weak.user}"',)
+    execute(source, *told["REPLICATION_MISSING"].sql)
     with connect(weak, "test") as connection:
-        believed = check_source(connection, SPEC, (), (), ours="datasync_job")
+        believed = list(check_source(connection, SPEC, (), (), ours="datasync_job"))
     assert "REPLICATION_MISSING" not in {f.code for f in believed}
     # but this server is not Amazon's, so the grant gives nothing, and a try tells
     assert "may not replicate" in found(weak, target)["REPLICATION_MISSING"].what
     other = found(weak, target, (Provider.CLOUD_SQL, None))
     assert "Google Cloud SQL" in other["PROVIDER"].what
     execute(source, f'revoke rds_replication from "{weak.user}"')
-    do = found(weak, target, (Provider.CLOUD_SQL, None))["REPLICATION_MISSING"].do
-    execute(source, do)
+    execute(source, *found(weak, target, (Provider.CLOUD_SQL, None))["REPLICATION_MISSING"].sql)
     assert "REPLICATION_MISSING" not in found(weak, target)
 
 
@@ -129,9 +128,9 @@ def test_a_target_without_the_right_is_cured_as_its_provider_does(source, target
         f'alter table t owner to "{weak.user}"',
         f'alter table f owner to "{weak.user}"',
     )
-    assert "GRANT SET ON PARAMETER" in found(source, weak)["REPLICA_ROLE"].do
+    assert "GRANT SET ON PARAMETER" in found(source, weak)["REPLICA_ROLE"].cure
     azure = found(source, weak, (None, Provider.AZURE))["REPLICA_ROLE"]
-    assert azure.do.startswith(f'ALTER ROLE "{weak.user}" REPLICATION')
+    assert azure.sql == (f'ALTER ROLE "{weak.user}" REPLICATION',)
 
 
 def test_a_pooler_that_drops_settings_is_refused_on_either_side(source, target):
@@ -176,7 +175,7 @@ def test_a_source_that_forgets_idle_slots_warns_of_long_pauses(source, target):
             r"\(3GB\) behind, also while it copies, must copy again: at its average of [0-9.]+ .B an hour in [0-9]",
             found(source, target)["WAL_RETENTION"].what,
         )
-        execute(source, *warned.do.split("; "))
+        execute(source, *warned.sql)
         until(lambda: told() is None)
     finally:
         execute(source, "alter system reset idle_replication_slot_timeout")

@@ -68,7 +68,7 @@ def test_a_server_that_was_not_prepared_for_streaming_is_told_what_to_set(narrow
         run(server, "rollback prepared 'stuck'")
         run(server, "select pg_drop_replication_slot('other')")
     assert blocking(found) == {"WAL_LEVEL", "SLOTS_EXHAUSTED", "WALSENDERS_EXHAUSTED"}
-    assert "ALTER SYSTEM SET max_wal_senders = 6" in found["WALSENDERS_EXHAUSTED"].do
+    assert found["WALSENDERS_EXHAUSTED"].sql == ("ALTER SYSTEM SET max_wal_senders = 6",)
     assert "'stuck'" in found["WAIT_FOR_TRANSACTIONS"].what
     assert "64MB" in found["WAL_RETENTION"].what
     assert blocking(at_source(server, SyncSpec(mode=Mode.FULL))) == set()
@@ -143,7 +143,7 @@ def test_a_read_only_target_is_refused_until_it_is_reset(source: Server, target:
     run(target, f'alter database "{target.dbname}" set default_transaction_read_only = on')
     refused = at_target(source, target)["TARGET_READ_ONLY"]
     with connect(target, "test") as connection:
-        for statement in refused.do.split(", and "):
+        for statement in refused.sql:
             connection.execute(statement.encode())
     assert at_target(source, target) == {}
 

@@ -80,7 +80,7 @@ def test_what_the_target_has_must_fit(source: Server, target: Server) -> None:
     )
     found = at_target(source, target)
     assert blocking(found) == {"TABLE_DIFFERS", "TABLE_UNLOGGED", "NAME_TAKEN"}
-    run(target, found["TABLE_UNLOGGED"].do)
+    run(target, *found["TABLE_UNLOGGED"].sql)
     missing = at_target(source, target, SyncSpec(create_tables=False))["TABLE_MISSING"]
     assert missing.what == 'the target lacks "public"."x"'
 

@@ -140,7 +140,7 @@ def test_what_would_act_twice_or_hide_rows_is_refused_before_the_first_row(
 
     def refused() -> dict[str, str]:
         found = check("job", source, role, SPEC, starting=True)
-        return {f.code: f"{f.what} {f.do}" for f in found if f.severity is Severity.BLOCK}
+        return {f.code: f"{f.what} {f.cure}" for f in found if f.severity is Severity.BLOCK}
 
     found = refused()
     assert set(found) == {"REPLICA_ROLE", "RLS_HIDES_ROWS", "TABLE_DIFFERS"}

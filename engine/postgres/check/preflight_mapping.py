@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from prefect_datasync.engine.postgres.catalog import OUR_SCHEMA, Identity, Name, Table, qualified
-from prefect_datasync.engine.postgres.check.findings import Finding, block, info, names
+from prefect_datasync.engine.postgres.check.findings import Finding, block, info, named
 from prefect_datasync.engine.postgres.comparison.row_hash import key_columns
 from prefect_datasync.engine.postgres.definitions.ddl_names import LONGEST
 from prefect_datasync.engine.spec import ExistingRows, SyncSpec
@@ -56,7 +56,7 @@ def _why_no_name(target: Name) -> str | None:
 def _merged(spec: SyncSpec, target: Name, shards: Sequence[Table]) -> Iterator[Finding]:
     """Why these tables cannot be one; what their rows are must not depend on which they come from."""
     where, first = qualified(*target), shards[0]
-    yield info("TABLES_MERGED", f"{len(shards)} tables become {where}: {names(shards)}")
+    yield info("TABLES_MERGED", f"{len(shards)} tables become {where}: {named(shards)}")
     if spec.mode.copies and spec.existing_rows is ExistingRows.APPEND:
         yield block(
             "MERGE_APPEND",
@@ -74,14 +74,14 @@ def _merged(spec: SyncSpec, target: Name, shards: Sequence[Table]) -> Iterator[F
     if parts := [t for t in shards if t.kind == "p"]:
         yield block(
             "MERGE_PARTITIONED",
-            f"the partitioned {names(parts)} goes to {where} together with other tables",
+            f"the partitioned {named(parts)} goes to {where} together with other tables",
             "exclude the partitioned table and select its partitions, or map it elsewhere",
         )
         return
     if heirs := [t for t in shards if t.inherits]:
         yield block(
             "MERGE_INHERITED",
-            f"{names(heirs)} inherits or is inherited from, and goes to {where} with other tables",
+            f"{named(heirs)} inherits or is inherited from, and goes to {where} with other tables",
             _DO,
         )
     for table in shards[1:]:

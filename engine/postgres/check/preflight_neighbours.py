@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from prefect_datasync.engine.postgres.catalog import Table, qualified, quote
-from prefect_datasync.engine.postgres.check.findings import Finding, block, info, warn
+from prefect_datasync.engine.postgres.check.findings import Finding, Side, block, info, some, warn
 from prefect_datasync.engine.postgres.session import Connection, translating
 
 
@@ -21,21 +21,32 @@ def check_neighbours(target: Connection, tables: Sequence[Table]) -> Iterator[Fi
     with translating("look for publications and subscriptions at the target"):
         published = target.execute(_PUBLISHED, named).fetchall()
         subscribed = target.execute(_SUBSCRIBED, named).fetchall()
-    for publication, schema, name in published:
-        table = qualified(schema, name)
+    for publication, which in _grouped(published).items():
         yield block(
             "TARGET_PUBLISHES",
-            f"the target's publication {quote(publication)} publishes updates or deletes of {table}, which has"
-            " no replica identity there: the target would refuse those of the job",
-            f"at the target: DROP PUBLICATION {quote(publication)} if it only came with the schema; otherwise"
-            f" ALTER TABLE {table} REPLICA IDENTITY FULL",
+            f"the target's publication {quote(publication)} publishes updates or deletes of {some(which)},"
+            " without a replica identity there: the target would refuse those of the job",
+            f"let all columns name the rows; or DROP PUBLICATION {quote(publication)}, if it only came with"
+            " the schema",
+            [f"ALTER TABLE {table} REPLICA IDENTITY FULL" for table in which],
+            Side.TARGET,
         )
-    for subscription, schema, name in subscribed:
+    for subscription, which in _grouped(subscribed).items():
         yield warn(
             "TARGET_SUBSCRIBES",
-            f"the target's subscription {quote(subscription)} writes {qualified(schema, name)} too",
-            f"at the target: ALTER SUBSCRIPTION {quote(subscription)} DISABLE, or leave the table out",
+            f"the target's subscription {quote(subscription)} writes {some(which)} too",
+            "switch it off, or leave the tables out",
+            [f"ALTER SUBSCRIPTION {quote(subscription)} DISABLE"],
+            Side.TARGET,
         )
+
+
+def _grouped(rows: Iterable[tuple[str, str, str]]) -> dict[str, list[str]]:
+    """Quoted names of tables by what they belong to."""
+    found: dict[str, list[str]] = {}
+    for owner, schema, name in rows:
+        found.setdefault(owner, []).append(qualified(schema, name))
+    return found
 
 
 # Without a replica identity: NOTHING, DEFAULT without a usable primary key, or an index that is gone.
@@ -54,6 +65,8 @@ order by 1, 2, 3"""
 _SUBSCRIBED = """
 select s.subname::text, n.nspname::text, c.relname::text
 from pg_subscription_rel r join pg_stat_subscription s on s.subid = r.srsubid
+join pg_database d on d.datname = current_database()
+join pg_subscription u on u.subdbid = d.oid and u.subname = s.subname and u.subenabled
 join pg_class c on c.oid = r.srrelid join pg_namespace n on n.oid = c.relnamespace
 where (n.nspname::text, c.relname::text) in (select * from unnest(%s::text[], %s::text[]))
 group by 1, 2, 3 order by 1, 2, 3"""

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 import psycopg
 
 from prefect_datasync.engine.postgres.catalog import Identity, Table, own_column, quote
-from prefect_datasync.engine.postgres.check.findings import Finding, block, info, names, warn
+from prefect_datasync.engine.postgres.check.findings import Finding, Side, block, info, named, warn
 from prefect_datasync.engine.postgres.session import Connection, translating
 from prefect_datasync.engine.postgres.tables.publication import ALL_CHANGES, plan
 from prefect_datasync.engine.postgres.tables.published import listed, narrows
@@ -49,7 +49,7 @@ def check_rows(
     if filtered and spec.mode.streams and not narrows(source):
         yield block(
             "ROW_FILTER",
-            f"the source is older than PostgreSQL 15, which cannot filter the rows of {names(filtered)}",
+            f"the source is older than PostgreSQL 15, which cannot filter the rows of {named(filtered)}",
             "leave out `where`, or use the mode `full`",
         )
         return
@@ -62,7 +62,7 @@ def check_rows(
         if narrowed:
             yield warn(
                 "PUBLISHED_COLUMNS",
-                f"while the job exists the source refuses to drop a synced column of {names(narrowed)},"
+                f"while the job exists the source refuses to drop a synced column of {named(narrowed)},"
                 " and to change the type of one that a row filter uses",
                 "exclude the column before you drop it, and restart the job",
             )
@@ -131,9 +131,16 @@ def _columns(
                 f"column {of_others[0]} of {table.qualified} is excluded, and {what}", cure
             )
         if listed(table) and spec.mode.streams and narrows(source) and table.relid in full:
-            yield _excluded(
+            yield block(
+                "EXCLUDED_COLUMNS",
                 f"{table.qualified} has REPLICA IDENTITY FULL, which needs all columns to be published",
-                f"ALTER TABLE {table.qualified} REPLICA IDENTITY DEFAULT, where it has a primary key",
+                "let its primary key name the rows"
+                if table.primary_key
+                else "give it a primary key, and let that name the rows",
+                [f"ALTER TABLE {table.qualified} REPLICA IDENTITY DEFAULT"]
+                if table.primary_key
+                else (),
+                Side.SOURCE,
             )
         above = by_name.get(table.parent) if table.parent else None
         if above is not None and {c.name for c in above.columns} != {c.name for c in table.columns}:
@@ -166,14 +173,18 @@ def _filter(
                     "ROW_FILTER",
                     f"the row filter of {table.qualified} uses a column outside of its replica identity"
                     f" ({key}): the source would refuse every UPDATE and DELETE of it",
-                    f"ALTER TABLE {table.qualified} REPLICA IDENTITY FULL, or USING an INDEX that has the"
-                    " column",
+                    "let all columns name the rows, or a unique index that has the column",
+                    [f"ALTER TABLE {table.qualified} REPLICA IDENTITY FULL"],
+                    Side.SOURCE,
                 )
                 return
         may = source.execute(_MAY_PUBLISH, (table.relid,)).fetchone()
         if may == (True,) and starting:
             _ask(source, replace(publication, name=f"datasync_probe_{table.relid}").create_sql)
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as exc:
+        may_read = source.execute(_MAY_READ, (table.relid,)).fetchone()
+        if may_read == (False,):  # which has a finding of its own
+            return
         said = exc.diag.message_primary or type(exc).__name__
         yield block(
             "ROW_FILTER",
@@ -197,7 +208,7 @@ def check_marks(
     if special and quarantine_limit:
         yield block(
             "SWITCHES_CONFLICT",
-            f"changes of {names(special)} are not all applied, so a row that the target refuses could not"
+            f"changes of {named(special)} are not all applied, so a row that the target refuses could not"
             " be told from one that it keeps",
             "set `quarantine_limit` to 0, or put these tables into a job of their own",
         )
@@ -228,7 +239,6 @@ def check_marks(
         if not switches.marks:
             continue
         oid, definition = _OIDS[switches.deletion_mark], MARK_TYPES[switches.deletion_mark]
-        cure = f"ALTER TABLE {table.target_sql} ADD COLUMN {name} {definition} at the target"
         column = own_column(at.columns, switches.deletion_column) if at else None
         if own_column(table.columns, switches.deletion_column):
             yield block(
@@ -238,7 +248,11 @@ def check_marks(
             )
         elif at is not None and column is None:
             yield block(
-                "DELETION_COLUMN", f"the target's {table.target_sql} has no column {name}", cure
+                "DELETION_COLUMN",
+                f"the target's {table.target_sql} has no column {name}",
+                "add it",
+                [f"ALTER TABLE {table.target_sql} ADD COLUMN {name} {definition}"],
+                Side.TARGET,
             )
         elif column is not None and column.type_oid != oid:
             yield block(
@@ -250,7 +264,7 @@ def check_marks(
             yield warn(
                 "DELETION_COLUMN",
                 f"{table.qualified} has no usable key: no DELETE of it is followed, so none is marked",
-                "ALTER TABLE ... ADD PRIMARY KEY (...) at the source",
+                "give it a primary key",
             )
 
 
@@ -271,6 +285,10 @@ select x.relid::int8, a.attname::text, x.by from (
       or d.classid = 'pg_class'::regclass and d.objid = f.adrelid and d.objsubid = f.adnum)
   where d.refobjsubid not in (0, f.adnum)
 ) x join pg_attribute a on a.attrelid = x.relid and a.attnum = x.attnum order by 1, 2, 3"""
+
+_MAY_READ = """
+select has_schema_privilege(relnamespace, 'USAGE') and has_table_privilege(oid, 'SELECT')
+from pg_class where oid = %s"""
 
 _MAY_PUBLISH = """
 select pg_has_role(c.relowner, 'USAGE') and has_database_privilege(current_database(), 'CREATE')

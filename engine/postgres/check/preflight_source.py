@@ -1,91 +1,79 @@
-"""What a source must have before a job may start: rights, settings, room, and rows that can be named."""
+"""What a source must have before a job may start: the tables, rights to read and to publish them, and their keys."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, LiteralString
-
-from psycopg.rows import namedtuple_row
+from typing import Any
 
 from prefect_datasync.engine.postgres.catalog import Table, qualified, quote
-from prefect_datasync.engine.postgres.check.findings import Finding, block, info, names, warn
+from prefect_datasync.engine.postgres.check.findings import (
+    Finding,
+    Side,
+    block,
+    info,
+    named,
+    names,
+    some,
+    warn,
+)
 from prefect_datasync.engine.postgres.check.preflight_identity import check_identities
 from prefect_datasync.engine.postgres.check.preflight_neighbours import check_loose
+from prefect_datasync.engine.postgres.check.preflight_pair import named_row
 from prefect_datasync.engine.postgres.check.preflight_provider import read_provider, told
 from prefect_datasync.engine.postgres.check.preflight_standby import check_standbys
+from prefect_datasync.engine.postgres.check.preflight_streaming import (
+    check_room,
+    check_running,
+    check_streaming,
+)
 from prefect_datasync.engine.postgres.check.providers import Problem, Provider, cure
 from prefect_datasync.engine.postgres.definitions import ddl_trigger
 from prefect_datasync.engine.postgres.definitions.sequences import read_sequences
 from prefect_datasync.engine.postgres.session import Connection, translating
 from prefect_datasync.engine.postgres.tables.publication import ALL_CHANGES, plan
 from prefect_datasync.engine.postgres.tables.published import narrows
-from prefect_datasync.engine.quantities import size, span
 from prefect_datasync.engine.selection import is_exact
 from prefect_datasync.engine.spec import SyncSpec
 
-OLDEST_VERSION = 130000
 NotSynced = Sequence[tuple[str, str, str]]
 
 
 def check_source(
     connection: Connection,
     spec: SyncSpec,
-    tables: Sequence[Table],
+    tables: Sequence[Table] | None,
     not_synced: NotSynced,
     *,
     ours: str,
     provider: Provider | None = None,
-) -> list[Finding]:
+) -> Iterator[Finding]:
     """All that stands in the way at the source.
 
     Args:
-        tables, not_synced: as the catalog gives them for *spec*.
+        tables, not_synced: as the catalog gives them for *spec*; None where it could not be read.
         ours: how the names of the job's slots and publications begin.
         provider: who runs the source; None to find it out.
     """
-    if too_old := check_version(connection, "source"):
-        return too_old
     with translating("check the source"):
         row = named_row(connection, _SETTINGS)
         provider = provider or read_provider(connection)
-        found = [
-            *told("source", provider),
-            *_selection(spec, tables, not_synced),
-            *check_loose(connection),
-            *_recovery(connection, spec, row),
-            *_rights(connection, row, tables, provider),
-        ]
+        yield from told("source", provider)
+        yield from _recovery(connection, spec, row)
         if spec.mode.streams:
-            found += _streaming(connection, row, provider)
-            found += _room(connection, ours, row, provider)
-            found += _publications(connection, spec, tables, ours, row)
-            found += check_identities(spec, tables)
-            found += check_standbys(connection, provider)
-            found += _running(connection)
-            found.append(ddl_trigger.finding(connection))
-    return found
-
-
-def check_version(connection: Connection, side: str) -> list[Finding]:
-    """Whether the server is one that we know."""
-    version = connection.info.server_version
-    if version >= OLDEST_VERSION:
-        return []
-    return [
-        block(
-            "VERSION_UNSUPPORTED",
-            f"the {side} runs PostgreSQL {version // 10000}, and 13 is the oldest that is supported",
-            "upgrade it to PostgreSQL 13 or newer",
-        )
-    ]
-
-
-def named_row(connection: Connection, query: LiteralString) -> Any:
-    """The one row, with its columns as attributes."""
-    row = connection.cursor(row_factory=namedtuple_row).execute(query).fetchone()
-    assert row is not None
-    return row
+            yield from check_streaming(connection, row, provider)
+            yield from check_room(connection, ours, row, provider)
+        if tables is not None:
+            yield from _selection(spec, tables, not_synced)
+            yield from _rights(connection, row, tables, provider)
+        yield from check_loose(connection)
+        if spec.mode.streams:
+            if tables is not None:
+                yield from _publications(connection, spec, tables, ours, row)
+                yield from check_identities(connection, spec, tables)
+            yield from check_standbys(connection, provider)
+            yield from check_running(connection)
+            yield ddl_trigger.finding(connection)
 
 
 def _grouped(reasons: NotSynced) -> dict[str, list[str]]:
@@ -116,7 +104,7 @@ def _selection(spec: SyncSpec, tables: Sequence[Table], not_synced: NotSynced) -
             "correct the job's `tables` and `exclude`",
         )
     for why, which in _grouped(not_synced).items():
-        yield info("NOT_SYNCED", f"{', '.join(which)} will not be synced: {why}")
+        yield info("NOT_SYNCED", f"{some(which)} will not be synced: {why}")
 
 
 def _recovery(connection: Connection, spec: SyncSpec, row: Any) -> Iterator[Finding]:
@@ -158,95 +146,29 @@ def _rights(
             grants.insert(0, f"GRANT USAGE ON SCHEMA {', '.join(sorted(set(schemas)))} TO {role}")
         yield block(
             "PRIVILEGE_MISSING",
-            f"the source's role {role} may not read {names(refused)}",
-            "; ".join(grants),
+            f"the source's role {role} may not read {named(refused)}",
+            "grant it",
+            grants,
+            Side.SOURCE,
         )
     if hidden:
+        seen = cure(provider, Problem.BYPASS_RLS, role=role)
         yield block(
             "RLS_HIDES_ROWS",
-            f"row-level security would hide rows of {names(hidden)} from the role {role}",
-            cure(provider, Problem.BYPASS_RLS, role=role),
+            f"row-level security would hide rows of {named(hidden)} from the role {role}",
+            seen.do,
+            seen.sql,
+            Side.SOURCE,
         )
     unread = [s.qualified for s in read_sequences(connection, tables) if not s.readable]
     if unread:
         yield warn(
             "SEQUENCE_UNREADABLE",
-            f"the role {role} may not read {', '.join(unread)}, so the target's will not be set",
-            f"GRANT SELECT ON SEQUENCE {', '.join(unread)} TO {role}",
+            f"the role {role} may not read {some(unread)}, so the target's will not be set",
+            "grant it",
+            [f"GRANT SELECT ON SEQUENCE {', '.join(unread)} TO {role}"],
+            Side.SOURCE,
         )
-
-
-def _streaming(connection: Connection, row: Any, provider: Provider) -> Iterator[Finding]:
-    if row.wal_level != "logical":
-        yield block(
-            "WAL_LEVEL",
-            f"the source's wal_level is {row.wal_level}",
-            cure(provider, Problem.WAL_LEVEL),
-        )
-    if not row.replication:
-        yield block(
-            "REPLICATION_MISSING",
-            f"the role {quote(row.role)} may not open replication connections",
-            cure(provider, Problem.REPLICATION, role=quote(row.role)),
-        )
-    if row.idle_timeout not in ("", "0"):
-        yield warn(
-            "SLOT_TIMEOUT",
-            f"idle_replication_slot_timeout is {row.idle_timeout}: a job that rests for longer must copy"
-            " again",
-            cure(
-                provider, Problem.RELOAD_SETTING, setting="idle_replication_slot_timeout", value=0
-            ),
-        )
-    if provider is Provider.NEON:
-        yield warn(
-            "SLOT_TIMEOUT",
-            "Neon removes a slot that nobody reads for about 40 hours: a job that rests for longer must"
-            " copy again",
-            "do not let the job rest for longer",
-        )
-    if row.keep == "-1":
-        yield info(
-            "WAL_RETENTION",
-            "max_slot_wal_keep_size is unlimited: while the job is paused the source keeps all WAL",
-            "watch the source's disk, or set max_slot_wal_keep_size and accept that a job which"
-            " falls behind further must copy again",
-        )
-    else:
-        yield info(
-            "WAL_RETENTION",
-            f"a job that falls more than max_slot_wal_keep_size ({row.keep}) behind, also while it copies,"
-            f" must copy again{_lasts(connection, row.keep_bytes)}",
-        )
-
-
-def _lasts(connection: Connection, kept: int) -> str:
-    """How long so much WAL lasts, by the source's own count since its statistics began."""
-    if connection.info.server_version < 140000:
-        return ""
-    found = connection.execute(_WAL_RATE).fetchone()
-    rate = float(found[0] or 0) if found else 0.0
-    return f": at its average of {size(rate * 3600)} an hour in {span(kept / rate)}" if rate else ""
-
-
-def _room(connection: Connection, ours: str, row: Any, provider: Provider) -> Iterator[Finding]:
-    used = connection.execute(_ROOM, (ours,)).fetchone()
-    slots, senders = used if used else (0, 0)
-    for code, taken, limit, setting, what in (
-        ("SLOTS_EXHAUSTED", slots, row.max_slots, "max_replication_slots", "replication slots"),
-        ("WALSENDERS_EXHAUSTED", senders, row.max_senders, "max_wal_senders", "WAL senders"),
-    ):
-        more = max(limit, taken) + 5
-        raised = cure(provider, Problem.RESTART_SETTING, setting=setting, value=more)
-        if taken >= limit:
-            yield block(code, f"all {limit} {what} of the source are taken", raised)
-        elif taken + 1 == limit:
-            yield warn(
-                code,
-                f"the source has one of its {limit} {what} left: a verification, or the fast way"
-                " through a backlog, needs a second one for a while",
-                raised,
-            )
 
 
 def _publications(
@@ -262,37 +184,22 @@ def _publications(
         foreign = [t for t in wanted.tables if t.relid not in owned]
         if there is not None or (row.create and not foreign and not row.recovery):
             continue
+        do, sql = "let an administrator create it", wanted.create_sql
         if row.recovery:
             what = "a publication can only be created on the primary"
+            do += " there"
         elif foreign:
-            what = f"the role {quote(row.role)} does not own {names(foreign)}"
+            what = f"the role {quote(row.role)} does not own {named(foreign)}"
         else:
             what = f"the role {quote(row.role)} may not create objects in the database"
+            do = "grant it"
+            sql = f"GRANT CREATE ON DATABASE {quote(row.database)} TO {quote(row.role)}"
         yield block(
             "PUBLICATION_RIGHT",
             f"the publication {quote(wanted.name)} does not exist, and {what}",
-            f"let an administrator run: {wanted.create_sql}",
-        )
-
-
-def _running(connection: Connection) -> Iterator[Finding]:
-    pids, prepared = [], []
-    for pid, gid in connection.execute(_RUNNING).fetchall():
-        if gid is not None:
-            prepared.append(gid)
-        elif pid is not None:
-            pids.append(str(pid))
-    if pids:
-        yield warn(
-            "WAIT_FOR_TRANSACTIONS",
-            f"the start will wait for open transactions of process {', '.join(pids)}",
-            "let them end, or SELECT pg_terminate_backend(pid)",
-        )
-    if prepared:
-        yield warn(
-            "WAIT_FOR_TRANSACTIONS",
-            f"the start will wait for prepared transactions: {', '.join(map(repr, prepared))}",
-            "COMMIT PREPARED or ROLLBACK PREPARED them",
+            do,
+            [sql],
+            Side.SOURCE,
         )
 
 
@@ -301,37 +208,19 @@ select current_user::text as role, pg_is_in_recovery() as recovery,
   current_setting('wal_level') as wal_level,
   current_setting('max_replication_slots')::int as max_slots,
   current_setting('max_wal_senders')::int as max_senders,
-  current_setting('max_slot_wal_keep_size') as keep,
-  pg_size_bytes(nullif(current_setting('max_slot_wal_keep_size'), '-1')) as keep_bytes,
+  coalesce(current_setting('max_slot_wal_keep_size', true), '-1') as keep, current_database()::text as database,
+  pg_size_bytes(nullif(current_setting('max_slot_wal_keep_size', true), '-1')) as keep_bytes,
   coalesce(current_setting('idle_replication_slot_timeout', true), '') as idle_timeout,
   has_database_privilege(current_database(), 'CREATE') as create,
   rolsuper or rolreplication or exists (select from pg_roles m
     where m.rolname = 'rds_replication' and pg_has_role(m.oid, 'USAGE')) as replication
 from pg_roles where rolname = current_user"""
 
-_WAL_RATE = """
-select wal_bytes / nullif(extract(epoch from now() - stats_reset), 0) from pg_stat_wal"""
-
 _TABLE_RIGHTS = """
 select c.oid::int8, has_schema_privilege(c.relnamespace, 'USAGE'),
   has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid)
 from pg_class c where c.oid = any(%s::oid[]) order by c.oid"""
 
-_ROOM = """
-select (select count(*) from pg_replication_slots s
-    where not starts_with(s.slot_name::text, %s || '_')),
-  (select count(*) from pg_stat_replication)"""
-
 _OWNED = """
 select c.oid::int8 from pg_class c
 where c.oid = any(%s::oid[]) and pg_has_role(c.relowner, 'USAGE')"""
-
-# pg_locks shows every role who holds a transaction id; pg_stat_activity hides it from most.
-_RUNNING = """
-select l.pid, p.gid from pg_locks l
-left join pg_prepared_xacts p on l.pid is null and p.transaction = l.transactionid
-left join pg_stat_activity a on a.pid = l.pid
-where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted
-  and l.pid is distinct from pg_backend_pid()
-  and coalesce(a.xact_start < clock_timestamp() - interval '1 second', true)
-group by 1, 2 order by 1, 2"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prefect_datasync.engine.postgres.catalog import literal
-from prefect_datasync.engine.postgres.check.findings import Finding, info, warn
+from prefect_datasync.engine.postgres.check.findings import Finding, Side, info, warn
 from prefect_datasync.engine.postgres.check.providers import Problem, Provider, cure
 from prefect_datasync.engine.postgres.session import Connection
 
@@ -24,18 +24,20 @@ def check_standbys(source: Connection, provider: Provider) -> Iterator[Finding]:
             " them: after a failover the job must copy again",
         )
     elif not waited_for:
+        waited = cure(
+            provider,
+            Problem.RELOAD_SETTING,
+            setting="synchronized_standby_slots",
+            value=", ".join(map(literal, slots)),
+        )
         yield warn(
             "STANDBY_NOT_WAITED_FOR",
             f"the source has standbys (slots {which}) and synchronized_standby_slots is empty: after a"
             " failover the target may have more than the new primary, and the job must copy again",
-            cure(
-                provider,
-                Problem.RELOAD_SETTING,
-                setting="synchronized_standby_slots",
-                value=", ".join(map(literal, slots)),
-            )
-            + "; at each standby: sync_replication_slots = on, hot_standby_feedback = on, and a dbname in"
-            " primary_conninfo",
+            f"{waited.do}; at each standby: sync_replication_slots = on, hot_standby_feedback = on, and a"
+            " dbname in primary_conninfo",
+            waited.sql,
+            Side.SOURCE,
         )
 
 

@@ -15,9 +15,17 @@ from prefect_datasync.engine.postgres.catalog import (
     quote,
     read_tables,
 )
-from prefect_datasync.engine.postgres.check.findings import Finding, block, info, names, warn
+from prefect_datasync.engine.postgres.check.findings import (
+    Finding,
+    Side,
+    block,
+    info,
+    named,
+    some,
+    warn,
+)
+from prefect_datasync.engine.postgres.check.preflight_pair import named_row
 from prefect_datasync.engine.postgres.check.preflight_provider import read_provider, told
-from prefect_datasync.engine.postgres.check.preflight_source import check_version, named_row
 from prefect_datasync.engine.postgres.check.providers import Problem, Provider, cure
 from prefect_datasync.engine.postgres.definitions.ddl import compare_tables
 from prefect_datasync.engine.postgres.replica_role import may_take_replica_role
@@ -38,7 +46,7 @@ class _There:
     readable: bool
     hides: bool  # by row-level security
     reacts: bool  # has triggers, rules or foreign keys that a replica's session does not fire
-    acts: bool  # has triggers that always fire, or rules
+    acts: list[str]  # its triggers that always fire, and rules
 
     @property
     def full_name(self) -> Name:
@@ -53,7 +61,7 @@ def check_target(
     starting: bool,
     own: Collection[Name] = (),
     provider: Provider | None = None,
-) -> list[Finding]:
+) -> Iterator[Finding]:
     """All that stands in the way at the target.
 
     Args:
@@ -62,72 +70,76 @@ def check_target(
         own: tables of the target that the job has filled before, and so may empty.
         provider: who runs the target; None to find it out.
     """
-    if too_old := check_version(connection, "target"):
-        return too_old
     with translating("check the target"):
         role = named_row(connection, _ROLE)
         provider = provider or read_provider(connection)
+        yield from told("target", provider)
+        yield from _writable(connection, role)
         wanted = ([t.target[0] for t in tables], [t.target[1] for t in tables])
         rows = connection.execute(_THERE, wanted).fetchall()
         there = {t.full_name: t for t in (_There(*row) for row in rows)}
         missing = [t.at_target for t in tables if t.target not in there and t.first_of_target]
-        found = [
-            *told("target", provider),
-            *_writable(connection, role),
-            *_missing(connection, spec, missing, role),
-            *_existing(connection, list(there.values()), role, provider),
-        ]
+        yield from _missing(connection, spec, missing, role)
+        yield from _existing(connection, list(there.values()), role, provider)
     theirs = read_tables(connection, lambda schema, name: (schema, name) in there)
-    found += [
-        block("TABLE_DIFFERS", sentence, "ALTER the target's table, or drop it and let it be made")
-        for sentence in compare_tables(tables, theirs)
-    ]
-    if starting and spec.mode.copies and spec.existing_rows is ExistingRows.STOP:
-        with translating("check the target"):
+    for sentence in compare_tables(tables, theirs):
+        do = "alter the target's table, or drop it and let it be made"
+        yield block("TABLE_DIFFERS", sentence, do)
+    if not starting or not spec.mode.copies:
+        return
+    with translating("check the target"):
+        if spec.existing_rows is ExistingRows.STOP:
             theirs_only = [t for t in tables if t.target not in own and t.first_of_target]
-            found += _not_empty(connection, theirs_only, there)
-    if starting and spec.mode.copies and spec.existing_rows is ExistingRows.APPEND:
-        with translating("check the target"):
-            filled = _filled(connection, [t for t in tables if t.target in own], there)
-        if filled:
-            found.append(
-                block(
+            yield from _not_empty(connection, theirs_only, there)
+        if spec.existing_rows is ExistingRows.APPEND:
+            ours = [t for t in tables if t.target in own]
+            if filled := _filled(connection, ours, there):
+                yield block(
                     "APPENDED_BEFORE",
-                    f"the target's {names(filled)} hold rows of an earlier instance of the job beside others,"
+                    f"the target's {named(filled)} hold rows of an earlier instance of the job beside others,"
                     " and nothing tells them apart",
                     "set the job's `existing_rows` to `truncate`; or delete what it has appended, delete the job,"
                     " and create it anew",
                 )
-            )
-    return found
 
 
 def _writable(connection: Connection, role: Any) -> Iterator[Finding]:
     if role.recovery or role.read_only:
+        setting = "RESET default_transaction_read_only"
+        resets = [
+            f"ALTER DATABASE {quote(role.database)} {setting}",
+            f"ALTER ROLE {quote(role.role)} {setting}",
+        ]
         yield block(
             "TARGET_READ_ONLY",
             "the target is a standby" if role.recovery else "the target database is read-only",
-            "use the primary as the target"
-            if role.recovery
-            else f"ALTER DATABASE {quote(role.database)} RESET default_transaction_read_only, and"
-            f" ALTER ROLE {quote(role.role)} RESET default_transaction_read_only",
+            "use the primary as the target" if role.recovery else "let it take writes again",
+            () if role.recovery else resets,
+            Side.TARGET,
         )
     if not role.fsync:
         yield info(
             "TARGET_NOT_DURABLE",
             "the target runs with fsync = off: a crash may lose what the source was told to forget, and the"
             " job would refuse to go on",
-            "ALTER SYSTEM SET fsync = on; SELECT pg_reload_conf()",
+            "switch it on",
+            ("ALTER SYSTEM SET fsync = on", "SELECT pg_reload_conf()"),
+            Side.TARGET,
         )
     ours = connection.execute(_OUR_SCHEMA, (OUR_SCHEMA,)).fetchone()
     if ours is None and not role.create:
         yield _create_right(f"the schema {OUR_SCHEMA}", role)
     elif ours is not None and not ours[0]:
+        owned = [f"ALTER TABLE {qualified(OUR_SCHEMA, t)} OWNER TO" for t in ours[1]]
         yield block(
             "TARGET_RIGHT",
             f"the role {quote(role.role)} may not use the target's schema {OUR_SCHEMA}",
-            f"GRANT USAGE, CREATE ON SCHEMA {OUR_SCHEMA} TO {quote(role.role)}, and make it owner of"
-            " the tables in it",
+            "grant it, and make the role owner of the tables in it, which hold the jobs' positions",
+            [
+                f"{statement} {quote(role.role)}"
+                for statement in (f"GRANT USAGE, CREATE ON SCHEMA {OUR_SCHEMA} TO", *owned)
+            ],
+            Side.TARGET,
         )
 
 
@@ -135,7 +147,9 @@ def _create_right(what: str, role: Any) -> Finding:
     return block(
         "TARGET_RIGHT",
         f"the role {quote(role.role)} may not create {what} at the target",
-        f"GRANT CREATE ON DATABASE {quote(role.database)} TO {quote(role.role)}",
+        "grant it",
+        [f"GRANT CREATE ON DATABASE {quote(role.database)} TO {quote(role.role)}"],
+        Side.TARGET,
     )
 
 
@@ -145,7 +159,7 @@ def _missing(
     if missing and not spec.create_tables:
         yield block(
             "TABLE_MISSING",
-            f"the target lacks {names(missing)}",
+            f"the target lacks {named(missing)}",
             "create them, or set the job's `create_tables`",
         )
         return
@@ -159,7 +173,9 @@ def _missing(
                 "TARGET_RIGHT",
                 f"the role {quote(role.role)} may not create tables in the target's schema"
                 f" {quote(schema)}",
-                f"GRANT USAGE, CREATE ON SCHEMA {quote(schema)} TO {quote(role.role)}",
+                "grant it",
+                [f"GRANT USAGE, CREATE ON SCHEMA {quote(schema)} TO {quote(role.role)}"],
+                Side.TARGET,
             )
 
 
@@ -169,7 +185,7 @@ def _existing(
     who = quote(role.role)
 
     def which(rows: Sequence[_There]) -> str:
-        return ", ".join(qualified(*t.full_name) for t in rows)
+        return some([qualified(*t.full_name) for t in rows])
 
     others = [t for t in there if t.kind not in "rp"]
     if others:
@@ -183,44 +199,63 @@ def _existing(
         yield block(
             "PRIVILEGE_MISSING",
             f"the role {who} may not use the target's schema {quote(schema)}",
-            f"GRANT USAGE ON SCHEMA {quote(schema)} TO {who}",
+            "grant it",
+            [f"GRANT USAGE ON SCHEMA {quote(schema)} TO {who}"],
+            Side.TARGET,
         )
     for lacking in sorted({tuple(t.lacking) for t in tables if t.lacking}):
         rights = ", ".join(lacking)
-        tables_lacking = which([t for t in tables if tuple(t.lacking) == lacking])
+        those = [t for t in tables if tuple(t.lacking) == lacking]
+        all_of_them = ", ".join(qualified(*t.full_name) for t in those)
         yield block(
             "PRIVILEGE_MISSING",
-            f"the target's role {who} lacks {rights} on {tables_lacking}",
-            f"GRANT {rights} ON TABLE {tables_lacking} TO {who}",
+            f"the target's role {who} lacks {rights} on {which(those)}",
+            "grant it",
+            [f"GRANT {rights} ON TABLE {all_of_them} TO {who}"],
+            Side.TARGET,
         )
     if unlogged := [t for t in tables if t.persistence == "u"]:
         yield block(
             "TABLE_UNLOGGED",
             f"{which(unlogged)} is unlogged at the target: a crash would empty it unnoticed",
-            "; ".join(f"ALTER TABLE {qualified(*t.full_name)} SET LOGGED" for t in unlogged),
+            "make it logged",
+            [f"ALTER TABLE {qualified(*t.full_name)} SET LOGGED" for t in unlogged],
+            Side.TARGET,
         )
     if hiding := [t for t in tables if t.hides]:
+        seen = cure(provider, Problem.BYPASS_RLS, role=who)
         yield block(
             "RLS_HIDES_ROWS",
             f"row-level security would hide rows of the target's {which(hiding)} from the role {who}",
-            cure(provider, Problem.BYPASS_RLS, role=who),
+            seen.do,
+            seen.sql,
+            Side.TARGET,
         )
     reacting = [t for t in tables if t.reacts]
     if reacting and not may_take_replica_role(connection):
         granted = connection.info.server_version >= 150000
         problem = Problem.REPLICA_ROLE if granted else Problem.REPLICA_ROLE_BEFORE_15
+        right = cure(provider, problem, role=who)
         yield block(
             "REPLICA_ROLE",
             f"{which(reacting)} has triggers, rules or foreign keys at the target, which would act a second"
             f" time, and the role {who} may not switch them off",
-            cure(provider, problem, role=who),
+            right.do,
+            right.sql,
+            Side.TARGET,
         )
     if acting := [t for t in tables if t.acts]:
         yield warn(
             "TARGET_ACTS",
             f"{which(acting)} has rules or triggers that fire in any case at the target: what they"
             " do is done a second time",
-            "ALTER TABLE ... DISABLE TRIGGER or DISABLE RULE at the target, unless it is wanted",
+            "switch them off, unless that is wanted",
+            [
+                f"ALTER TABLE {qualified(*t.full_name)} DISABLE {what}"
+                for t in acting
+                for what in t.acts
+            ],
+            Side.TARGET,
         )
 
 
@@ -246,7 +281,7 @@ def _not_empty(
     if filled := _filled(connection, tables, there):
         yield block(
             "TARGET_NOT_EMPTY",
-            f"the target's {names(filled)} already hold rows",
+            f"the target's {named(filled)} already hold rows",
             "empty them, or set the job's `existing_rows` to `truncate` or `append`",
         )
 
@@ -263,8 +298,9 @@ select current_user::text as role, rolsuper as super, current_database()::text a
 from pg_roles r where rolname = current_user"""
 
 _OUR_SCHEMA = """
-select has_schema_privilege(oid, 'USAGE') and has_schema_privilege(oid, 'CREATE')
-from pg_namespace where nspname = %s"""
+select has_schema_privilege(oid, 'USAGE') and has_schema_privilege(oid, 'CREATE'),
+  array(select c.relname::text from pg_class c where c.relnamespace = n.oid and c.relkind = 'r' order by 1)
+from pg_namespace n where nspname = %s"""
 
 _SCHEMAS = """
 select nspname::text, has_schema_privilege(oid, 'USAGE') and has_schema_privilege(oid, 'CREATE')
@@ -284,7 +320,9 @@ select n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text
       where t.tgrelid = c.oid and t.tgenabled = 'O'
         and coalesce(k.contype, 'f') not in ('p', 'u', 'x'))
     or exists (select from pg_rewrite w where w.ev_class = c.oid and w.ev_enabled = 'O'),
-  exists (select from pg_trigger t where t.tgrelid = c.oid and t.tgenabled in ('A', 'R'))
-    or exists (select from pg_rewrite w where w.ev_class = c.oid and w.ev_enabled in ('A', 'R'))
+  array(select 'TRIGGER ' || quote_ident(t.tgname) from pg_trigger t
+      where t.tgrelid = c.oid and t.tgenabled in ('A', 'R') order by 1)
+    || array(select 'RULE ' || quote_ident(w.rulename) from pg_rewrite w
+      where w.ev_class = c.oid and w.ev_enabled in ('A', 'R') order by 1)
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where (n.nspname::text, c.relname::text) in (select * from unnest(%s::text[], %s::text[]))"""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import psycopg
 
-from prefect_datasync.engine.postgres.catalog import Table, own_column, qualified, quote
-from prefect_datasync.engine.postgres.check.findings import Finding, block, names, warn
+from prefect_datasync.engine.postgres.catalog import (
+    Table,
+    literal,
+    own_column,
+    qualified,
+    quote,
+)
+from prefect_datasync.engine.postgres.check.findings import Finding, Side, block, named, warn
 from prefect_datasync.engine.postgres.session import Connection, translating
 
 
@@ -21,7 +28,7 @@ def check_types(
         money = [by_relid[relid] for relid, _, type_sql in rows if type_sql == "money"]
         refused: dict[str, str | None] = {}
         for relid, column, type_sql in rows:
-            if type_sql == "money":
+            if type_sql == "money" or own_column(by_relid[relid].columns, column) is None:
                 continue
             if type_sql not in refused:
                 refused[type_sql] = _refused(source, "source", type_sql) or _refused(
@@ -32,13 +39,12 @@ def check_types(
                 yield block(
                     "TYPE_UNREADABLE",
                     f"{name} holds values of type {type_sql}, {why}",
-                    f"leave the table out, or at the source ALTER TABLE {by_relid[relid].qualified}"
-                    f" DROP COLUMN {quote(column)}",
+                    "exclude the column (`exclude_columns`) or the table",
                 )
     if money:
         yield warn(
             "MONEY",
-            f"{names(money)}: amounts of type money arrive exactly, but each database shows them by its"
+            f"{named(money)}: amounts of type money arrive exactly, but each database shows them by its"
             " own lc_monetary",
             "use the same lc_monetary in both databases, or the type numeric",
         )
@@ -59,13 +65,17 @@ def check_likeness(
             _BLURRED, ([n[0] for n in named], [n[1] for n in named])
         ).fetchall()
     for extension, version in ours:
-        there = theirs.get(extension, version)
+        there = str(theirs.get(extension, version))
         if there != version:
+            older = Side.SOURCE if _numbers(version) < _numbers(there) else Side.TARGET
+            newer = there if older is Side.SOURCE else version
             yield warn(
                 "EXTENSION_VERSION",
                 f"the extension {extension} has version {version} at the source and {there} at the target:"
                 " it may read its values differently",
-                f"ALTER EXTENSION {quote(extension)} UPDATE on the older side",
+                f"bring it to version {newer} too",
+                [f"ALTER EXTENSION {quote(extension)} UPDATE TO {literal(newer)}"],
+                older,
             )
     for schema, name, column, collation in blurred:
         table = named[schema, name]
@@ -77,9 +87,18 @@ def check_likeness(
                 "KEY_COLLATION",
                 f"the target's key {qualified(schema, name)}.{quote(column)} has the nondeterministic collation"
                 f" {collation}: two keys of the source may be one there, and the table would rest",
-                f"at the target: ALTER TABLE {qualified(schema, name)} ALTER COLUMN {quote(column)}"
-                f" TYPE {mine.type_sql} COLLATE {mine.collation_sql or _USUAL}",
+                "give it the source's collation",
+                [
+                    f"ALTER TABLE {qualified(schema, name)} ALTER COLUMN {quote(column)}"
+                    f" TYPE {mine.type_sql} COLLATE {mine.collation_sql or _USUAL}"
+                ],
+                Side.TARGET,
             )
+
+
+def _numbers(version: str) -> list[int]:
+    """What orders versions as people do."""
+    return [int(number) for number in re.findall("[0-9]+", version)]
 
 
 def _refused(connection: Connection, side: str, type_sql: str) -> str | None:

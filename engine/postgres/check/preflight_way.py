@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prefect_datasync.engine.errors import CheckFailed, ConnectFailed, TransientError
-from prefect_datasync.engine.postgres.check.findings import Finding, block, warn
+from prefect_datasync.engine.postgres.catalog import quote
+from prefect_datasync.engine.postgres.check.findings import Finding, Side, block, warn
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 
 #: Of the pinned settings those that every server shows in the form in which they are given.
@@ -64,7 +65,11 @@ def check_replication(source: Server, application: str, found: list[Finding]) ->
     except CheckFailed as exc:  # whatever attributes and grants say
         if "REPLICATION_MISSING" in {each.code for each in found}:
             return found
-        return [*found, block("REPLICATION_MISSING", exc.what, exc.next_step)]
+        right = f"ALTER ROLE {quote(source.user)} REPLICATION"
+        return [
+            *found,
+            block("REPLICATION_MISSING", exc.what, "allow it", [right], Side.SOURCE),
+        ]
     except TransientError:
         return found  # a lack of walsenders has a finding of its own
     return [each for each in found if each.code != "REPLICATION_MISSING"]

@@ -87,70 +87,108 @@ class Problem(StrEnum):
     REPLICA_ROLE_BEFORE_15 = "the same, where no right can be granted for it"
 
 
-_GROUP = "in the DB parameter group of the instance set {setting} = {value}"
-_REPLICATION_LETS = "ALTER ROLE {role} REPLICATION -- which lets it SET session_replication_role"
-_CLUSTER = "in the DB cluster parameter group set {setting} = {value}"
+@dataclass(frozen=True, slots=True)
+class Cure:
+    """What cures a problem: in words, and the statements, if SQL can do it."""
 
-CURES: Mapping[Problem, Mapping[Provider, str]] = {
+    do: str
+    sql: tuple[str, ...] = ()
+
+
+_GROUP = "in the DB parameter group of the instance set {setting} = {value}"
+_CLUSTER = "in the DB cluster parameter group set {setting} = {value}"
+_FLAG = "add the flag {setting} = {value} to the instance"
+_PARAMETER = "set the server parameter {setting} to {value}"
+_SUPABASE = Cure("supabase --experimental postgres-config update --config {setting}={value}")
+_ALTER = "ALTER SYSTEM SET {setting} = {value}"
+_REPLICATION = "ALTER ROLE {role} REPLICATION"
+_RDS_REPLICATION = Cure("grant it", ("GRANT rds_replication TO {role}",))
+_REPLICATION_LETS = Cure(
+    "allow replication, which lets it SET session_replication_role", (_REPLICATION,)
+)
+_RDS_SUPERUSER = Cure("make it a member of rds_superuser", ("GRANT rds_superuser TO {role}",))
+
+CURES: Mapping[Problem, Mapping[Provider, Cure]] = {
     Problem.WAL_LEVEL: {
-        Provider.SELF_MANAGED: "ALTER SYSTEM SET wal_level = 'logical', then restart the source's server",
-        Provider.RDS: "in the DB parameter group of the instance set rds.logical_replication = 1, then"
-        " reboot the instance",
-        Provider.AURORA: "in the DB cluster parameter group set rds.logical_replication = 1, then reboot"
-        " the writer instance",
-        Provider.CLOUD_SQL: "add the flag cloudsql.logical_decoding = on to the instance, which restarts it",
-        Provider.AZURE: "set the server parameter wal_level to logical, then restart the server",
-        Provider.SUPABASE: "hosted projects have it: on a Supabase of your own, as supabase_admin ALTER"
-        " SYSTEM SET wal_level = 'logical', then restart the server",
-        Provider.NEON: "enable logical replication in the project's settings; it restarts all computes"
-        " and cannot be taken back",
+        Provider.SELF_MANAGED: Cure(
+            "set it, then restart the source's server", ("ALTER SYSTEM SET wal_level = 'logical'",)
+        ),
+        Provider.RDS: Cure(
+            "in the DB parameter group of the instance set rds.logical_replication = 1, then reboot the"
+            " instance"
+        ),
+        Provider.AURORA: Cure(
+            "in the DB cluster parameter group set rds.logical_replication = 1, then reboot the writer"
+            " instance"
+        ),
+        Provider.CLOUD_SQL: Cure(
+            "add the flag cloudsql.logical_decoding = on to the instance, which restarts it"
+        ),
+        Provider.AZURE: Cure(
+            "set the server parameter wal_level to logical, then restart the server"
+        ),
+        Provider.SUPABASE: Cure(
+            "hosted projects have it: on a Supabase of your own set it as supabase_admin, then restart the"
+            " server",
+            ("ALTER SYSTEM SET wal_level = 'logical'",),
+        ),
+        Provider.NEON: Cure(
+            "enable logical replication in the project's settings; it restarts all computes and cannot be"
+            " taken back"
+        ),
     },
     Problem.REPLICATION: {
-        Provider.SELF_MANAGED: "ALTER ROLE {role} REPLICATION",
-        Provider.RDS: "GRANT rds_replication TO {role}",
-        Provider.AURORA: "GRANT rds_replication TO {role}",
-        Provider.CLOUD_SQL: "ALTER ROLE {role} REPLICATION -- as a member of cloudsqlsuperuser",
-        Provider.AZURE: "ALTER ROLE {role} REPLICATION -- as the server's administrator",
-        Provider.SUPABASE: "ALTER ROLE {role} REPLICATION -- as postgres",
-        Provider.NEON: "ALTER ROLE {role} REPLICATION -- as a member of neon_superuser",
+        Provider.SELF_MANAGED: Cure("allow it", (_REPLICATION,)),
+        Provider.RDS: _RDS_REPLICATION,
+        Provider.AURORA: _RDS_REPLICATION,
+        Provider.CLOUD_SQL: Cure("allow it, as a member of cloudsqlsuperuser", (_REPLICATION,)),
+        Provider.AZURE: Cure("allow it, as the server's administrator", (_REPLICATION,)),
+        Provider.SUPABASE: Cure("allow it, as postgres", (_REPLICATION,)),
+        Provider.NEON: Cure("allow it, as a member of neon_superuser", (_REPLICATION,)),
     },
     Problem.RESTART_SETTING: {
-        Provider.SELF_MANAGED: "ALTER SYSTEM SET {setting} = {value} and restart the source's server",
-        Provider.RDS: _GROUP + ", then reboot the instance",
-        Provider.AURORA: _CLUSTER + ", then reboot the writer instance",
-        Provider.CLOUD_SQL: "add the flag {setting} = {value} to the instance, which restarts it",
-        Provider.AZURE: "set the server parameter {setting} to {value}, then restart the server",
-        Provider.SUPABASE: "supabase --experimental postgres-config update --config {setting}={value}",
-        Provider.NEON: "remove replication slots that nobody needs: Neon fixes {setting} itself",
+        Provider.SELF_MANAGED: Cure("raise it, then restart the source's server", (_ALTER,)),
+        Provider.RDS: Cure(_GROUP + ", then reboot the instance"),
+        Provider.AURORA: Cure(_CLUSTER + ", then reboot the writer instance"),
+        Provider.CLOUD_SQL: Cure(_FLAG + ", which restarts it"),
+        Provider.AZURE: Cure(_PARAMETER + ", then restart the server"),
+        Provider.SUPABASE: _SUPABASE,
+        Provider.NEON: Cure(
+            "remove replication slots that nobody needs: Neon fixes {setting} itself"
+        ),
     },
     Problem.RELOAD_SETTING: {
-        Provider.SELF_MANAGED: "ALTER SYSTEM SET {setting} = {value}; SELECT pg_reload_conf()",
-        Provider.RDS: _GROUP,
-        Provider.AURORA: _CLUSTER,
-        Provider.CLOUD_SQL: "add the flag {setting} = {value} to the instance",
-        Provider.AZURE: "set the server parameter {setting} to {value}",
-        Provider.SUPABASE: "supabase --experimental postgres-config update --config {setting}={value}",
+        Provider.SELF_MANAGED: Cure("set it", (_ALTER, "SELECT pg_reload_conf()")),
+        Provider.RDS: Cure(_GROUP),
+        Provider.AURORA: Cure(_CLUSTER),
+        Provider.CLOUD_SQL: Cure(_FLAG),
+        Provider.AZURE: Cure(_PARAMETER),
+        Provider.SUPABASE: _SUPABASE,
     },
     Problem.BYPASS_RLS: {
-        Provider.SELF_MANAGED: "ALTER ROLE {role} BYPASSRLS",
+        Provider.SELF_MANAGED: Cure("let the role see all rows", ("ALTER ROLE {role} BYPASSRLS",)),
     },
     Problem.REPLICA_ROLE: {
-        Provider.SELF_MANAGED: "GRANT SET ON PARAMETER session_replication_role TO {role}",
+        Provider.SELF_MANAGED: Cure(
+            "grant it", ("GRANT SET ON PARAMETER session_replication_role TO {role}",)
+        ),
         Provider.CLOUD_SQL: _REPLICATION_LETS,
         Provider.AZURE: _REPLICATION_LETS,
     },
     Problem.REPLICA_ROLE_BEFORE_15: {
-        Provider.SELF_MANAGED: "drop them at the target, or use a superuser: before PostgreSQL 15 there is"
-        " no grant",
-        Provider.RDS: "GRANT rds_superuser TO {role}",
-        Provider.AURORA: "GRANT rds_superuser TO {role}",
+        Provider.SELF_MANAGED: Cure(
+            "drop them at the target, or use a superuser: before PostgreSQL 15 there is no grant"
+        ),
+        Provider.RDS: _RDS_SUPERUSER,
+        Provider.AURORA: _RDS_SUPERUSER,
         Provider.CLOUD_SQL: _REPLICATION_LETS,
         Provider.AZURE: _REPLICATION_LETS,
     },
 }
 
 
-def cure(provider: Provider, problem: Problem, **facts: object) -> str:
-    """What cures the problem on a server of the provider."""
+def cure(provider: Provider, problem: Problem, **facts: object) -> Cure:
+    """What cures the problem on a server of the provider; names in *facts* are quoted."""
     known = CURES[problem]
-    return known.get(provider, known[Provider.SELF_MANAGED]).format(**facts)
+    found = known.get(provider, known[Provider.SELF_MANAGED])
+    return Cure(found.do.format(**facts), tuple(each.format(**facts) for each in found.sql))

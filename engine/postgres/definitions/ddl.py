@@ -45,8 +45,16 @@ class Blueprint:
     created: tuple[Name, ...]  #: the tables that `before` makes
 
 
-def blueprint(source: Connection, target: Connection, tables: Sequence[Table]) -> Blueprint:
+def blueprint(
+    source: Connection,
+    target: Connection,
+    tables: Sequence[Table],
+    refused: list[CheckFailed] | None = None,
+) -> Blueprint:
     """How to make those of the source's tables that the target lacks.
+
+    Args:
+        refused: takes what would be raised, of every table; the plan is of no use then.
 
     Raises:
         CheckFailed: EXTENSION_MISSING, EXTENSION_SCHEMA, TYPE_MISSING, FUNCTION_MISSING or NAME_TAKEN.
@@ -59,15 +67,20 @@ def blueprint(source: Connection, target: Connection, tables: Sequence[Table]) -
             if kind is None and table.first_of_target:
                 missing.append(table)
             elif kind is not None and kind not in "rp":
-                raise CheckFailed(
+                taken = CheckFailed(
                     f"the target has {table.target_sql}, but not as a table",
                     code="NAME_TAKEN",
                     do=f"rename or drop {table.target_sql} at the target",
                 )
+                if refused is None:
+                    raise taken
+                refused.append(taken)
         if not missing:
             return Blueprint((), {}, (), (), ())
         maker = TableMaker(source, target, missing, relations, tables)
-        maker.make_all()
+        maker.make_all(refused)
+        if refused:
+            return Blueprint((), {}, (), (), ())
         after = after_rows(source, target, missing, maker.ground)
         skipped = maker.ground.skipped + _never_created(source, missing)
     return Blueprint(

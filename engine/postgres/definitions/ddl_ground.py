@@ -114,11 +114,12 @@ class Ground(ABC):
         if at == schema:
             return
         if at is not None:
+            sql = f"ALTER EXTENSION {quote(name)} SET SCHEMA {quote(schema)}"
             raise CheckFailed(
                 f"the extension {name} is in schema {at} at the target and in {schema} at the source",
                 code="EXTENSION_SCHEMA",
-                do=f"ALTER EXTENSION {quote(name)} SET SCHEMA {quote(schema)} at the target",
-            )
+                do=f"{sql} at the target",
+            ).cured_by(sql)
         if not available:
             raise CheckFailed(
                 f"the target lacks the extension {name}, whose types or functions the tables use",

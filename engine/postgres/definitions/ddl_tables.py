@@ -85,10 +85,15 @@ class TableMaker:
         for relid, parent in source.execute(_PARENTS, (relids,)):
             self._parents.setdefault(relid, []).append(parent)
 
-    def make_all(self) -> None:
-        """Add the statements of every missing table."""
+    def make_all(self, refused: list[CheckFailed] | None = None) -> None:
+        """Add the statements of every missing table; see `ddl.blueprint`."""
         for table in self._missing.values():
-            self._make(table)
+            try:
+                self._make(table)
+            except CheckFailed as exc:
+                if refused is None:
+                    raise
+                refused.append(exc)
 
     def _at_target(self, sequence: SequenceOf, table: Table, planned: set[Name]) -> SequenceOf:
         """The sequence under its name at the target; one that only a default uses stays where it is."""
