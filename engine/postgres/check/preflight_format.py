@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from prefect_datasync.engine.postgres.catalog import Table, quote
 from prefect_datasync.engine.postgres.check.findings import Finding, info, some
-from prefect_datasync.engine.postgres.initial_copy.copy_plan import same_major
+from prefect_datasync.engine.postgres.row_form import same_major
 from prefect_datasync.engine.postgres.session import Connection
 
 _COST = "values arrive equal, it takes somewhat more CPU and network, and one of 500 MB or more may not fit"
