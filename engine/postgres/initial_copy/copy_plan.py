@@ -55,7 +55,9 @@ def begin(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> slot
     system: slot.System | None = None
     published: str | None = None
     if spec.mode.streams:
-        publications = publication.plan(key, tables, spec.keyless, narrows(source))
+        publications = publication.plan(key, tables, spec.keyless, narrows(source)) or (
+            publication.of_no_table(key),
+        )
         with contextlib.suppress(CheckFailed):  # an administrator's: it does no harm
             publication.drop(source, key, keep=publications)
             publication.drop(source, again_key(key))

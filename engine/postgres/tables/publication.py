@@ -51,8 +51,9 @@ class Publication:
     @property
     def create_sql(self) -> str:
         """The statement that makes it; an administrator may run it instead of us."""
+        tables = f" FOR TABLE {self.named(self.tables)}" if self.tables else ""
         return (
-            f"CREATE PUBLICATION {quote(self.name)} FOR TABLE {self.named(self.tables)}"
+            f"CREATE PUBLICATION {quote(self.name)}{tables}"
             f" WITH (publish = {literal(self.publish)}, publish_via_partition_root = false)"
         )
 
@@ -102,6 +103,11 @@ def plan(
     if keyless is Keyless.INSERT_ONLY:
         found.append(Publication(f"{named_so}_inserts", INSERTS_ONLY, tuple(unnamed), narrow))
     return tuple(p for p in found if p.tables)
+
+
+def of_no_table(key: str) -> Publication:
+    """What a job follows that has partitioned tables without a partition only: a stream needs to be given one."""
+    return Publication(f"datasync_{slug(key)}_rows", ALL_CHANGES, (), narrow=False)
 
 
 def roots(tables: Sequence[Table]) -> dict[int, Table]:
