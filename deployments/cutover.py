@@ -31,6 +31,7 @@ from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.comparison import standstill
 from prefect_datasync.engine.postgres.definitions.sequence_values import Carried, carry
 from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows.known import read_known
 from prefect_datasync.engine.postgres.job_rows.ledger import DROPPED, Phase
 from prefect_datasync.engine.postgres.job_rows.state import COPYING, read_checkpoint
 from prefect_datasync.engine.postgres.lsn import format_lsn
@@ -160,7 +161,7 @@ def _carry(job: Job, margin: int, *, dry: bool) -> tuple[Carried, ...]:
     source, target = source_server(job), target_server(job)
     application = f"datasync {job.key} sequences"
     with connect(source, application) as here, connect(target, application) as there:
-        tables = read_job_tables(here, job.spec)
+        tables = read_job_tables(here, job.spec, read_known(there, job.key))
         return carry(here, there, tables, margin=margin, forward=True, dry=dry)
 
 

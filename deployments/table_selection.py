@@ -22,7 +22,7 @@ from prefect_datasync.engine.postgres.job_rows.ledger import Phase
 from prefect_datasync.engine.postgres.job_rows.state_schema import has_schema
 from prefect_datasync.engine.postgres.session import Server, connect, translating
 from prefect_datasync.engine.postgres.tables.mapped import read_job_tables
-from prefect_datasync.engine.postgres.tables.parking import may_copy_again
+from prefect_datasync.engine.postgres.tables.resting import may_copy_again
 from prefect_datasync.engine.spec import ExistingRows, SyncSpec
 
 

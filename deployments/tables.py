@@ -16,7 +16,7 @@ from prefect_datasync.engine.postgres.job_rows.ledger import Phase, TableRow, Wi
 from prefect_datasync.engine.postgres.job_rows.state_schema import has_schema
 from prefect_datasync.engine.postgres.job_rows.wishing import request
 from prefect_datasync.engine.postgres.session import connect, translating
-from prefect_datasync.engine.postgres.tables.parking import may_copy_again
+from prefect_datasync.engine.postgres.tables.resting import may_copy_again
 from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
 from prefect_datasync.tasks.board import facts_in
 

@@ -34,6 +34,8 @@ POINTS = (
     "idle.after_persist",
     "again.before_hand_over",
     "again.after_hand_over",
+    "rename.before_commit",
+    "rename.after_commit",
     "pause.before_disconnect",
 )
 

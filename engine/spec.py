@@ -191,6 +191,7 @@ class SyncSpec(BaseModel):
     )
     on_change_type: Followed = Field(DEFAULTS.on_change_type, description=TOLD["on_change_type"])
     on_drop_table: Policy = Field(DEFAULTS.on_drop_table, description=TOLD["on_drop_table"])
+    on_rename_table: Policy = Field(DEFAULTS.on_rename_table, description=TOLD["on_rename_table"])
     on_truncate: Policy = Field(DEFAULTS.on_truncate, description=TOLD["on_truncate"])
     on_insert: Rows = Field(DEFAULTS.on_insert, description=TOLD["on_insert"])
     on_update: Rows = Field(DEFAULTS.on_update, description=TOLD["on_update"])

@@ -50,11 +50,10 @@ class Replication:
         batch_rows, batch_bytes: when a batch is full, but for `BATCH_VALUES`; it then waits for the end of
             its transaction, but not for longer than twice as much.
         alone: each transaction is a batch, so that an error is of it, and all before it is durable.
-        stop: asked at every batch and every idle moment; anything but None ends `run`. What was
-            received and is not applied by then is undone; the source will send it again.
+        stop: asked often; anything but None ends `run`, and what is not applied by then will be sent again.
         applied, now, clocks: told of every durable step, on the calling thread; monotonic seconds; told where time goes.
         described_again: called when a relation is described again as it was: something unseen has changed.
-        announced: called with a transaction that changes a table's shape, once all before it is durable.
+        announced, renamed: called with a transaction that changes a table, once all before is durable; whether it does.
     """
 
     def __init__(
@@ -72,9 +71,10 @@ class Replication:
         clocks: Clocks | None = None,
         described_again: Callable[[], None] = lambda: None,
         announced: Callable[[int], None] = lambda xid: None,
+        renamed: Callable[[Relation], bool] = lambda relation: False,
     ) -> None:
         self._stream, self._target = stream, target
-        self._described_again, self._announced = described_again, announced
+        self._described_again, self._announced, self._renamed = described_again, announced, renamed
         self._batch_rows, self._batch_bytes = batch_rows, batch_bytes
         self._stop, self._applied, self._now = stop, applied, now
         self._durable = self._received = self._reached = position
@@ -84,14 +84,12 @@ class Replication:
         self._table: TableFold | None = None  # of the last change: changes come in runs
         self._relid = -1
         self._begin: Begin | None = None  # the transaction that is being received
-        self._skip = False  # it is in the target already
+        self._skip = self._halted = False  # it is in the target already
         self._before = 0  # records in the fold when it began
         self._end: Commit | None = None  # the last whole transaction in the fold
-        self._transactions = 0
         self._enough_rows = 0 if alone else batch_rows
         self._open = False  # the target holds a part of the transaction that is being received
-        self._open_records = self._open_bytes = 0
-        self._halted = False
+        self._transactions = self._open_records = self._open_bytes = 0
         self._idle_at = now()
         self._writing = Writing(target.cancel, stream.keep_alive, stop, now, clocks or Clocks(now))
 
@@ -157,17 +155,15 @@ class Replication:
             self._commit(change)
         elif isinstance(change, Relation):
             self._relation(change)
-        elif isinstance(change, Truncate):
-            if not self._skip:
-                assert self._begin is not None
-                treatment.truncate(self._fold, change, self._begin)
+        elif isinstance(change, Truncate) and not self._skip:
+            assert self._begin is not None
+            treatment.truncate(self._fold, change, self._begin)
         elif isinstance(change, Incomplete):
             table = None if self._skip else self._find(change.relid)
             if table is not None and self._begin is not None:
                 treatment.refuse_incomplete(self._fold, table, self._begin)
-        elif isinstance(change, LogicalMessage):
-            if change.prefix == DDL_PREFIX and self._begin is not None and not self._skip:
-                self._announcement(self._begin)
+        elif isinstance(change, LogicalMessage) and change.prefix == DDL_PREFIX:
+            self._announcement(self._begin)
         elif isinstance(change, Heartbeat):
             self._heartbeat(change)
         elif isinstance(change, Idle):
@@ -250,6 +246,8 @@ class Replication:
             if not self._stream.bounded:  # in blocks every relation is described again
                 self._described_again()
             return
+        if self._renamed(relation):
+            self._announcement(self._begin)
         if known is not None:
             # Rows of the old shape are written with the old columns, before the target learns the new.
             self._write(None)
@@ -280,8 +278,10 @@ class Replication:
         ):
             self._write(commit)
 
-    def _announcement(self, begin: Begin) -> None:
+    def _announcement(self, begin: Begin | None) -> None:
         """Bring what was committed before to the target, unless rows of the transaction came already."""
+        if begin is None or self._skip:
+            return
         if self._end is not None and self._fold.records == self._before:
             self._write(self._end)
         self._writing.reap(block=True)

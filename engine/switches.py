@@ -76,6 +76,7 @@ OF_DEFINITIONS = (
     "on_rename_column",
     "on_change_type",
     "on_drop_table",
+    "on_rename_table",
 )
 
 
@@ -89,6 +90,7 @@ class Switches:
     on_rename_column: Policy = Policy.PAUSE
     on_change_type: Followed = Policy.APPLY
     on_drop_table: Policy = Policy.PAUSE
+    on_rename_table: Policy = Policy.PAUSE
     on_truncate: Policy = Policy.APPLY
     on_insert: Rows = Rows.APPLY
     on_update: Rows = Rows.APPLY
@@ -137,7 +139,13 @@ class Switches:
             on_rename_column=Policy.FAIL,
             on_change_type=Policy.FAIL,
             on_drop_table=Policy.FAIL,
+            on_rename_table=Policy.FAIL,
         )
+
+    @property
+    def of_rows(self) -> Switches:
+        """What decides which rows and columns the target holds; the rest as by default."""
+        return replace(self, **{name: getattr(DEFAULTS, name) for name in OF_DEFINITIONS})
 
     @property
     def plain(self) -> bool:
@@ -162,6 +170,8 @@ TOLD = {
     " the table is copied again (apply), the table rests (pause), or the job fails (fail).",
     "on_drop_table": "When a table is dropped: the target's too if the job has made it (apply), it stays and is"
     " forgotten (ignore), it stays and counts as parked (pause), or the job fails (fail).",
+    "on_rename_table": "When a table is renamed or moved to another schema: the target's too (apply), it keeps"
+    " its name and goes on (ignore), the table rests (pause), or the job fails (fail).",
     "on_truncate": "When all rows go at once by TRUNCATE: the target's too (apply), they stay (ignore), the table"
     " rests (pause), or the job fails (fail).",
     "on_insert": "New rows are applied (apply), or not (ignore).",
@@ -192,6 +202,7 @@ class Override(BaseModel):
     on_rename_column: Policy | None = Field(None, description=TOLD["on_rename_column"])
     on_change_type: Followed | None = Field(None, description=TOLD["on_change_type"])
     on_drop_table: Policy | None = Field(None, description=TOLD["on_drop_table"])
+    on_rename_table: Policy | None = Field(None, description=TOLD["on_rename_table"])
     on_truncate: Policy | None = Field(None, description=TOLD["on_truncate"])
     on_insert: Rows | None = Field(None, description=TOLD["on_insert"])
     on_update: Rows | None = Field(None, description=TOLD["on_update"])

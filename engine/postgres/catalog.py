@@ -6,11 +6,12 @@ schema, temporary, unlogged and foreign tables and the tables of extensions are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from prefect_datasync.engine.postgres.binary_types import binary_types
 from prefect_datasync.engine.postgres.session import Connection, at_one_moment, translating
 from prefect_datasync.engine.switches import DEFAULTS, Switches
 
@@ -18,7 +19,6 @@ Name = tuple[str, str]  #: schema, table
 
 OUR_SCHEMA = "prefect_datasync"
 _INTEGERS = (21, 23, 20)  # int2, int4, int8
-_FIRST_UNPINNED_OID = 10_000  # below: the same type with the same number on every server
 
 
 class Identity(StrEnum):
@@ -62,7 +62,9 @@ class Table:
     bytes: int  #: with TOAST, without indexes
     rows_estimate: int
     parent: Name | None  #: of which it is a partition
-    above: tuple[Name, ...]  #: that one, and those above it, the nearest first
+    above: tuple[
+        Name, ...
+    ]  #: that one, and those above it, the nearest first, as rules speak of them
     partition_key_sql: str | None
     partition_bound_sql: str | None
     row_security: bool
@@ -78,6 +80,11 @@ class Table:
     def full_name(self) -> Name:
         """Schema and name, as keys of mappings."""
         return self.schema, self.name
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        """Its own name, then those of the partitioned tables above it, the nearest first."""
+        return self.full_name, *self.above
 
     @property
     def qualified(self) -> str:
@@ -133,16 +140,23 @@ def read_table(connection: Connection, name: Name) -> Table | None:
     return next((table for table in found if table.full_name == name), None)
 
 
-def read_tables(connection: Connection, selects: Callable[[str, str], bool]) -> tuple[Table, ...]:
+def read_tables(
+    connection: Connection, selects: Callable[[str, str], bool], also: Container[int] = ()
+) -> tuple[Table, ...]:
     """The selected tables, sorted by schema and name.
 
     A partition is selected by its own name or by that of any table above it.
+
+    Args:
+        also: relations that are read whatever they are called.
     """
     with translating("read the catalog"), at_one_moment(connection):
         found = connection.execute(_RELATIONS).fetchall()
         tree = {row[0]: _Relation(*row) for row in found}
         chosen = [
-            r for r in tree.values() if not r.ignored and any(selects(*n) for n in _names(tree, r))
+            r
+            for r in tree.values()
+            if not r.ignored and (r.relid in also or any(selects(*n) for n in _names(tree, r)))
         ]
         relids = [r.relid for r in chosen]
         columns = _read_columns(connection, relids)
@@ -265,7 +279,7 @@ order by a.attrelid, a.attnum"""
 
 
 def _read_columns(connection: Connection, relids: list[int]) -> dict[int, list[Column]]:
-    binary = _binary_types(connection)
+    binary = binary_types(connection)
     columns: dict[int, list[Column]] = {}
     for row in connection.execute(_COLUMNS, (relids,)):
         relid, name, attnum, type_sql, type_oid, typmod, not_null, default = row[:8]
@@ -286,29 +300,6 @@ def _read_columns(connection: Connection, relids: list[int]) -> dict[int, list[C
             )
         )
     return columns
-
-
-# reg*: numbers that mean nothing on another server. money: scaled by lc_monetary. xml: carries an
-# encoding. jsonpath, pg_*: internal forms. tsquery: an empty one is sent in binary, but not taken.
-_BINARY_TYPES = f"""
-select t.oid::int8, case when t.typcategory = 'A' then t.typelem::int8 else 0 end,
-  coalesce(r.rngsubtype::int8, 0),
-  t.typsend <> 0 and t.typreceive <> 0 and t.typtype in ('b', 'r', 'm')
-    and t.typname !~ '^(reg|pg_)' and t.typname not in ('money', 'xml', 'jsonpath', 'tsquery')
-from pg_type t left join pg_range r on r.rngtypid = t.oid
-where t.oid < {_FIRST_UNPINNED_OID} and t.typnamespace = 'pg_catalog'::regnamespace"""
-
-
-def _binary_types(connection: Connection) -> set[int]:
-    types = {row[0]: row[1:] for row in connection.execute(_BINARY_TYPES)}
-
-    def travels(oid: int) -> bool:
-        if oid not in types:
-            return False
-        element, subtype, itself = types[oid]
-        return bool(itself) and all(travels(part) for part in (element, subtype) if part)
-
-    return {oid for oid in types if travels(oid)}
 
 
 _KEYS = """

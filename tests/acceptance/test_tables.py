@@ -140,7 +140,7 @@ def test_a_table_that_is_gone_from_the_source_is_forgotten_while_the_others_go_o
     run = jobs.start("gone", wait_s=180)
     eventually(lambda: [t.state for t in tables("gone")] == ["following"] * 3)
     at_source("drop table dropped")
-    at_source("alter table old rename to young; alter index old_pkey rename to young_pkey")
+    at_source("alter table old rename to young")
 
     def states() -> dict[str, str]:
         return {t.table: t.state for t in tables("gone")}
@@ -150,16 +150,15 @@ def test_a_table_that_is_gone_from_the_source_is_forgotten_while_the_others_go_o
             states()
             == {
                 "public.dropped": "parked",
-                "public.old": "parked",
-                "public.young": "following",
+                "public.young": "parked",
                 "public.sales": "following",
             }
         ),
         120,
     )
     assert not jobs.verify("gone").equal
-    for name in ("dropped", "old"):
-        assert main(["table", "remove", "gone", f"public.{name}"]) == 0, capsys.readouterr().err
+    assert main(["table", "remove", "gone", "public.dropped"]) == 0, capsys.readouterr().err
+    assert main(["table", "copy", "gone", "public.young"]) == 0, capsys.readouterr().err
     eventually(lambda: states() == {"public.young": "following", "public.sales": "following"})
     at_source("insert into young values (1000, 1)")
     eventually(lambda: at_target("select count(*) from young") == [(51,)])

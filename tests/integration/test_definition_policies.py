@@ -123,13 +123,14 @@ def test_each_change_of_a_definition_does_what_its_tables_switch_says(source, ta
         ("create table fresh (id int primary key)", "NEW_TABLE"),
         pytest.param("alter table t rename x to y", "SCHEMA_CHANGED", marks=pytest.mark.slow),
         pytest.param("drop table t", "TABLE_DROPPED", marks=pytest.mark.slow),
+        pytest.param("alter table t rename to u", "TABLE_RENAMED", marks=pytest.mark.slow),
         pytest.param("truncate t", "TRUNCATED", marks=pytest.mark.slow),
     ],
 )
 def test_a_job_may_be_told_to_fail_at_a_change(source, target, monkeypatch, change, code):
     monkeypatch.setattr(table_watch, "PUBLICATION_S", 0.5)
     execute(source, "create table t (id int primary key, x int)", "insert into t values (1, 1)")
-    fields = ("on_new_table", "on_rename_column", "on_drop_table", "on_truncate")
+    fields = ("on_new_table", "on_rename_column", "on_rename_table", "on_drop_table", "on_truncate")
     attempt = Attempt(source, target, SyncSpec(**dict.fromkeys(fields, "fail")), "one")
     attempt.start()
     following(attempt)

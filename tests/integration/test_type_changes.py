@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from attempts import KEY, Attempt, execute, running
-from table_life import SPEC, following, until
+from attempts import Attempt, execute, running
+from table_life import SPEC, following
 
-from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
-from prefect_datasync.engine.postgres.job_rows.wishing import request
 from prefect_datasync.engine.postgres.session import connect
 from prefect_datasync.engine.postgres.tables import table_watch
 from prefect_datasync.engine.switches import Policy
@@ -63,40 +61,6 @@ def test_labels_and_attributes_follow_without_a_copy(source, target):
         assert look.execute("select p::text from public.t where id = 1").fetchone() == (
             "(1,{fine},)",
         )
-
-
-def test_tables_that_are_swapped_by_rename_are_both_what_the_source_has(source, target):
-    execute(
-        source,
-        "create table t (id int primary key, x int)",
-        "create table fresh (id int primary key, x int)",
-        "insert into t select g, 1 from generate_series(1, 50) g",
-        "insert into fresh select g, 2 from generate_series(1, 60) g",
-    )
-    with running(source, target, SPEC) as attempt:
-        following(attempt)
-        execute(
-            source,
-            "begin; alter table t rename to old; alter table fresh rename to t; commit",
-            "insert into t values (1000, 3)",
-            "update old set x = 4 where id = 1",
-        )
-        # the index of the one still has the name of the other, which the target's own index has
-        for name in ("t", "old"):
-            assert "t_pkey" in (until(attempt, name, Phase.PARKED).fault or "")
-        assert not any(t.equal for t in attempt.verify().tables)
-        execute(target, "alter index t_pkey rename to other")
-        for name in ("t", "old"):
-            request(target, KEY, ("public", name), Wish.COPY)
-        for name in ("t", "old"):
-            until(attempt, name, Phase.COPIED)
-        execute(source, "insert into t values (1001, 3)", "delete from old where id = 2")
-        report = attempt.verify()
-        assert [(t.name, t.equal, t.rows_source) for t in report.tables] == [
-            ("fresh", False, 0),  # gone at the source, and told so
-            ("old", True, 49),
-            ("t", True, 62),
-        ]
 
 
 def test_a_column_that_gets_another_one_s_name_takes_its_values_along(source, target):

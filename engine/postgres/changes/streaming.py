@@ -34,7 +34,8 @@ from prefect_datasync.engine.postgres.replica_role import take_replica_role
 from prefect_datasync.engine.postgres.row_form import fits_binary
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
 from prefect_datasync.engine.postgres.severing import within
-from prefect_datasync.engine.postgres.tables.parking import Parking, TablesChanged, may_rest
+from prefect_datasync.engine.postgres.tables.parking import Parking
+from prefect_datasync.engine.postgres.tables.resting import TablesChanged, may_rest
 from prefect_datasync.engine.postgres.tables.table_watch import CHECK_S, TableWatch
 from prefect_datasync.engine.postgres.tables.target_table import targets_of
 from prefect_datasync.engine.spec import OnTableFault
@@ -147,7 +148,8 @@ class StreamStage:
                     raise
                 self._go_on_as_text()
             except DataError as exc:
-                if not may_rest(self._attempt.spec, exc):
+                # Nothing of a small job may rest: its tables are handed over as they stand.
+                if ledger.is_again(self._attempt.key) or not may_rest(self._attempt.spec, exc):
                     raise
                 self._park(exc)
             except TransientError as exc:
@@ -243,6 +245,7 @@ class StreamStage:
                     clocks=attempt.clocks,
                     described_again=self._watch.hint,
                     announced=self._watch.announced,
+                    renamed=self._watch.renamed,
                 )  # fmt: skip
                 self._began = time.monotonic()
                 faults.reach("stream.before_start")

@@ -30,6 +30,7 @@ from prefect_datasync.engine.postgres.check.preflight_mapping import check_mappi
 from prefect_datasync.engine.postgres.check.preflight_neighbours import check_neighbours
 from prefect_datasync.engine.postgres.check.preflight_pair import check_pair, check_version
 from prefect_datasync.engine.postgres.check.preflight_provider import read_provider
+from prefect_datasync.engine.postgres.check.preflight_renamed import check_renamed
 from prefect_datasync.engine.postgres.check.preflight_rows import check_marks, check_rows
 from prefect_datasync.engine.postgres.check.preflight_size import check_size
 from prefect_datasync.engine.postgres.check.preflight_source import check_source
@@ -39,7 +40,7 @@ from prefect_datasync.engine.postgres.check.preflight_way import check_replicati
 from prefect_datasync.engine.postgres.check.providers import Provider
 from prefect_datasync.engine.postgres.definitions.ddl import blueprint
 from prefect_datasync.engine.postgres.initial_copy.copy_plan import to_sync
-from prefect_datasync.engine.postgres.job_rows.ledger import left_out
+from prefect_datasync.engine.postgres.job_rows.known import AllKnown, read_known
 from prefect_datasync.engine.postgres.job_rows.ledger import read_tables as read_ledger
 from prefect_datasync.engine.postgres.job_rows.state import slug
 from prefect_datasync.engine.postgres.job_rows.state_schema import has_schema
@@ -203,6 +204,11 @@ def _ask_all(
         asked.ask("what is left out", lambda: check_rows(here, spec, tables, starting=starting))
         if starting:
             asked.ask("the size of the copy", lambda: check_size(here, there, spec, tables, by))
+        if there is not None and starting:
+            asked.ask(
+                "the tables that were renamed",
+                lambda: check_renamed(spec, tables, _known(there, key)),
+            )
         if there is not None:
             _compare(asked, here, there, spec, tables, starting)
 
@@ -232,7 +238,7 @@ def _tables(
     def of_target(target: Connection) -> Iterable[Finding]:
         if starting:
             read.append(to_sync(target, read[0]))
-        elif gone := _left_out(target, key):
+        elif gone := _known(target, key):
             read.append(synced_tables(here, spec, gone))
         return ()
 
@@ -299,6 +305,6 @@ def _filled(target: Connection, key: str) -> set[Name]:
         return {t.target for t in read_ledger(target, key) if t.filled}
 
 
-def _left_out(target: Connection, key: str) -> dict[int, frozenset[int]]:
-    """Columns that the job has ceased to sync."""
-    return left_out(target, key) if has_schema(target) else {}
+def _known(target: Connection, key: str) -> AllKnown:
+    """What the job knows of the source's relations."""
+    return read_known(target, key) if has_schema(target) else {}

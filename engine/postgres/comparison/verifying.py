@@ -29,6 +29,7 @@ from prefect_datasync.engine.postgres.comparison.compare import (
 from prefect_datasync.engine.postgres.comparison.correcting import correct
 from prefect_datasync.engine.postgres.comparison.standing import Standing, open_snapshot, standing
 from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows.known import read_known
 from prefect_datasync.engine.postgres.session import Server, connect
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
 from prefect_datasync.engine.spec import SyncSpec
@@ -159,7 +160,7 @@ class _Verifier:
                 open_snapshot(theirs, None)
                 stood.prove(theirs)
             first, self._stood = self._stood is None, stood
-            found = synced_tables(mine, self._spec, ledger.left_out(theirs, self._key))
+            found = synced_tables(mine, self._spec, read_known(theirs, self._key))
             judged = comparable(found, ledger.read_tables(theirs, self._key), self._spec)
             self._kept = self._kept | dict(judged.kept)
             gone = dict(_gone((wanted or set()) - {t.full_name for t in found}))

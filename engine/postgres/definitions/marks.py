@@ -122,3 +122,11 @@ def read_marks(source: Connection, relids: Iterable[int]) -> dict[int, Mark]:
     with translating("look for changed tables"):
         rows = source.execute(_MARKS, (list(relids),)).fetchall()
     return {relid: Mark.of(text) for relid, text in rows if text is not None}
+
+
+def newer(stored: str | None, seen: str | None) -> str | None:
+    """The mark to go on with: a new file that was seen without any other change counts."""
+    if stored is None or seen is None:
+        return stored
+    old, new = Mark.of(stored), Mark.of(seen)
+    return stored if old.entries != new.entries or old.moved(new) else seen

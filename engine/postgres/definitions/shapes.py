@@ -31,7 +31,8 @@ from prefect_datasync.engine.postgres.job_rows.ledger import TableRow
 from prefect_datasync.engine.postgres.lsn import parse_lsn
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
 from prefect_datasync.engine.postgres.tables import fingerprint, publication
-from prefect_datasync.engine.postgres.tables.parking import Parking, TablesChanged, may_copy_again
+from prefect_datasync.engine.postgres.tables.parking import Parking
+from prefect_datasync.engine.postgres.tables.resting import TablesChanged, may_copy_again
 from prefect_datasync.engine.postgres.tables.synced import without
 from prefect_datasync.engine.switches import Policy
 

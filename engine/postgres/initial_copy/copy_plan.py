@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 
+from psycopg.types.json import Jsonb
+
 from prefect_datasync.engine import faults
 from prefect_datasync.engine.errors import CheckFailed
 from prefect_datasync.engine.postgres import row_form, slot
@@ -218,11 +220,12 @@ def _make_tables(attempt: Attempt, source: Connection, tables: Sequence[Table]) 
         for table in tables:
             target.execute(
                 "insert into prefect_datasync.job_table"
-                " (job, nsp, rel, relid, phase, made, filled, to_nsp, to_rel, left_out)"
-                " values (%s, %s, %s, %s, 'pending', %s, %s, %s, %s, %s)"
+                " (job, nsp, rel, relid, phase, made, filled, to_nsp, to_rel, left_out, names)"
+                " values (%s, %s, %s, %s, 'pending', %s, %s, %s, %s, %s, %s)"
                 " on conflict (job, nsp, rel) do update set relid = excluded.relid,"
                 " made = excluded.made, filled = excluded.filled,"
-                " to_nsp = excluded.to_nsp, to_rel = excluded.to_rel, left_out = excluded.left_out",
+                " to_nsp = excluded.to_nsp, to_rel = excluded.to_rel, left_out = excluded.left_out,"
+                " names = excluded.names",
                 (
                     key,
                     *table.full_name,
@@ -231,6 +234,7 @@ def _make_tables(attempt: Attempt, source: Connection, tables: Sequence[Table]) 
                     table.target in filled,
                     *table.target,
                     sorted(table.not_synced) or None,
+                    Jsonb(table.names),
                 ),
             )
         owning.makes(target, key, [t.full_name for t in tables if t.target in made])

@@ -24,11 +24,12 @@ from prefect_datasync.engine.postgres.initial_copy.relay import Copied
 from prefect_datasync.engine.postgres.initial_copy.table_copy import copy_unit
 from prefect_datasync.engine.postgres.initial_copy.unproven_checks import put_back
 from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows.known import read_known
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
 from prefect_datasync.engine.postgres.quarantine import quarantine
 from prefect_datasync.engine.postgres.quarantine.isolated_copy import Tolerance
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
-from prefect_datasync.engine.postgres.tables.parking import may_copy_again
+from prefect_datasync.engine.postgres.tables.resting import may_copy_again
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
 from prefect_datasync.engine.postgres.tables.target_table import read_target_tables
 from prefect_datasync.engine.sample import TableCopy
@@ -78,12 +79,13 @@ class CopyStage:
             connect(attempt.source, attempt.application("prepare")) as source,
             cancelling(attempt.stop, source, hold.connection),
         ):
-            left_out = ledger.left_out(hold.connection, hold.key)
-            tables = synced_tables(source, attempt.spec, left_out)
-            if hold.row.phase == "creating":
+            beginning = hold.row.phase == "creating"
+            known = read_known(hold.connection, hold.key, beginning=beginning)
+            tables = synced_tables(source, attempt.spec, known)
+            if beginning:
                 tables = copy_plan.to_sync(hold.connection, tables)
             self._tables = {t.full_name: t for t in tables}
-            if hold.row.phase == "creating":
+            if beginning:
                 self._snapshot = copy_plan.begin(attempt, source, tables)
             elif any(
                 t.phase is Phase.PENDING for t in ledger.read_tables(hold.connection, hold.key)
@@ -237,7 +239,7 @@ class CopyStage:
                 attempt.hold.epoch,
                 {table.full_name: str(fault)},
                 relids={table.full_name: table.relid},
-                targets={table.full_name: table.target},
+                tables={table.full_name: table},
                 wish=Wish.COPY if again else None,
             )
         share.units = 0

@@ -43,6 +43,7 @@ from prefect_datasync.engine.postgres.initial_copy.again_spec import again_spec
 from prefect_datasync.engine.postgres.initial_copy.copying import CopyStage
 from prefect_datasync.engine.postgres.job_rows import boundary, ledger, state
 from prefect_datasync.engine.postgres.job_rows.hold import Hold
+from prefect_datasync.engine.postgres.job_rows.known import read_known
 from prefect_datasync.engine.postgres.job_rows.ledger import Wish, again_key
 from prefect_datasync.engine.postgres.lsn import Lsn
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
@@ -117,9 +118,12 @@ class CopyingAgain:
         except DatasyncError as exc:
             if self._main.stop() is not None:
                 return
-            # one that changes its shape once more meanwhile is begun again
-            self._tries += isinstance(exc, SchemaChanged)
-            again = isinstance(exc, SchemaChanged) and self._tries < TRIES
+            # one that changes its shape or its name meanwhile is begun again
+            changed = isinstance(exc, SchemaChanged) or handing_over.was_renamed(
+                self._main, self._key
+            )
+            self._tries += changed
+            again = changed and self._tries < TRIES
             relids = exc.relids if isinstance(exc, DataError) else ()
             self._give_up(names, str(exc), relids, again=again)
         except Exception as exc:  # noqa: BLE001 - its text may hold rows
@@ -178,11 +182,13 @@ class CopyingAgain:
                 connect(attempt.source, attempt.application("prepare")) as source,
                 translating("read the tables"),
             ):
-                left_out = ledger.left_out(attempt.hold.connection, attempt.key)
-                tables = synced_tables(source, attempt.spec, left_out)
-                self._let_go(attempt.hold, set(names) - {t.full_name for t in tables})
+                handing_over.rename(source, attempt.hold.connection, self._main, names)
+                known = read_known(attempt.hold.connection, attempt.key, beginning=True)
+                tables = synced_tables(source, attempt.spec, known)
+                lost = set(names) - {t.full_name for t in tables}
+                handing_over.let_go(source, attempt.hold.connection, self._main, lost)
                 handing_over.publish(
-                    source, attempt.hold.connection, self._main, attempt.spec, left_out
+                    source, attempt.hold.connection, self._main, attempt.spec, known
                 )
                 here, there = source.info.dbname, attempt.hold.connection.info.dbname
                 if refused := block_message(check_mapping(attempt.spec, tables, here, there)):
@@ -220,17 +226,6 @@ class CopyingAgain:
                         attempt.hold.take_over(self._asked)
         finally:
             copying.close()
-
-    def _let_go(self, hold: Hold, lost: set[Name]) -> None:
-        """Wish no copy of tables that the source has no more; the others are begun without them.
-
-        Raises:
-            TransientError: there are some.
-        """
-        if lost:
-            why = dict.fromkeys(lost, "the source has it no more as a table that the job selects")
-            ledger.give_up(hold.connection, self._main.key, self._main.hold.epoch, why)
-            raise TransientError(f"{_list(sorted(lost))} is gone at the source", code="TABLE_GONE")
 
     def _follow(self, attempt: Attempt, names: list[Name]) -> None:
         stream = self._following = StreamStage(attempt, Watermark())

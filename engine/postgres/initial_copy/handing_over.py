@@ -2,21 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from prefect_datasync.engine.errors import DataError, TransientError
+from prefect_datasync.engine.errors import DataError, DatasyncError, TransientError
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.catalog import Name, Table
 from prefect_datasync.engine.postgres.definitions.marks import Mark
 from prefect_datasync.engine.postgres.job_rows import chosen, ledger
 from prefect_datasync.engine.postgres.job_rows.chosen import Chosen
 from prefect_datasync.engine.postgres.job_rows.hold import Hold
+from prefect_datasync.engine.postgres.job_rows.known import AllKnown, read_known
 from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn
-from prefect_datasync.engine.postgres.session import Connection, translating
-from prefect_datasync.engine.postgres.tables import fingerprint, publication, publishing
+from prefect_datasync.engine.postgres.session import Connection, connect, translating
+from prefect_datasync.engine.postgres.tables import (
+    fingerprint,
+    publication,
+    publishing,
+    renaming_at_rest,
+)
 from prefect_datasync.engine.postgres.tables.published import narrows
+from prefect_datasync.engine.postgres.tables.renaming import names_now
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
 from prefect_datasync.engine.spec import SyncSpec
+
+
+def rename(source: Connection, target: Connection, main: Attempt, names: Collection[Name]) -> None:
+    """Let those of the tables that rest since they were renamed be so at the target.
+
+    Raises:
+        DataError: they cannot.
+    """
+    spec = _chosen(target, main)
+    found = synced_tables(source, spec, read_known(target, main.key))
+    rows = ledger.read_tables(target, main.key)
+    renaming_at_rest.accept(source, target, main, rows, {t.relid: t for t in found}, names, spec)
+
+
+def let_go(source: Connection, target: Connection, main: Attempt, lost: Collection[Name]) -> None:
+    """Wish no copy of tables that the source has under no name that the job selects; one that was only renamed
+    is called otherwise by the job's stream soon.
+
+    Raises:
+        TransientError: there are some; the others are begun without them.
+    """
+    if not lost:
+        return
+    found = synced_tables(source, _chosen(target, main), read_known(target, main.key))
+    there = {t.relid for t in found}
+    rows = [row for row in ledger.read_tables(target, main.key) if row.full_name in lost]
+    gone = {row.full_name for row in rows if row.relid not in there}
+    why = dict.fromkeys(gone, "the source has it no more as a table that the job selects")
+    ledger.give_up(target, main.key, main.hold.epoch, why)
+    names = ", ".join(sorted(".".join(name) for name in lost))
+    raise TransientError(f"{names} is gone at the source, or was renamed", code="TABLE_GONE")
+
+
+def was_renamed(main: Attempt, small: str) -> bool:
+    """Whether the source calls a table of the small job otherwise by now."""
+    try:
+        with (
+            connect(main.source, main.application("check")) as source,
+            connect(main.target, main.application("check")) as target,
+        ):
+            rows = ledger.read_tables(target, small)
+            found = names_now(source, [row.relid for row in rows])
+    except DatasyncError:
+        return False
+    return any(row.full_name != found.get(row.relid, row.full_name) for row in rows)
+
+
+def _chosen(target: Connection, main: Attempt) -> SyncSpec:
+    return Chosen.of(chosen.read_text(target, main.key), main.spec).applied(main.spec)
 
 
 def publish(
@@ -24,19 +80,19 @@ def publish(
     target: Connection,
     main: Attempt,
     wished: SyncSpec,
-    left_out: Mapping[int, frozenset[int]],
+    known: AllKnown,
 ) -> None:
     """Publish tables to the job, if they are not: it takes them over once they are copied.
 
     Args:
         wished: selects them.
-        left_out: see `synced_tables`.
+        known: see `synced_tables`.
 
     Raises:
         DataError: code NOT_PUBLISHED, the job has no publication for tables without a key.
     """
-    spec = Chosen.of(chosen.read_text(target, main.key), main.spec).applied(main.spec)
-    found = synced_tables(source, spec, left_out)
+    spec = _chosen(target, main)
+    found = synced_tables(source, spec, known)
     planned = publication.plan(main.key, found, main.spec.keyless, narrows(source))
     wanted = publishing.named_by(found, {t.full_name for t in found if wished.takes(t.full_name)})
     if left := publication.extend(source, planned, wanted):

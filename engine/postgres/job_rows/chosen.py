@@ -154,7 +154,7 @@ def write(
             (chosen.text, key),
         )
         if forget:
-            connection.execute(ledger.FORGET, (key, *table, key))
+            connection.execute(ledger.FORGET, (key, *table, None, key))
 
 
 def _except(table: Name, names: tuple[Name, ...]) -> tuple[Name, ...]:

@@ -54,10 +54,14 @@ class Hold:
             state.lock(self.connection, self.key, wait_s, stop)
 
     def peek(self) -> state.JobRow | None:
-        """The job's row before it is taken over; None when there is none."""
+        """The job's row before it is taken over; None when there is none.
+
+        Rows of an earlier version are upgraded first: a check before a start reads them.
+        """
         with translating("read the job's row"), within(ANSWER_S, self.connection):
             if not state_schema.has_schema(self.connection):
                 return None
+            state_schema.ensure_schema(self.connection)
             return state.read_job(self.connection, self.key)
 
     def take(self, *, again: bool = False) -> None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from psycopg.types.json import Jsonb
+
 from prefect_datasync.engine.errors import Fenced
 from prefect_datasync.engine.postgres.catalog import Name, Table
 from prefect_datasync.engine.postgres.job_rows.earlier import reading
@@ -65,6 +67,7 @@ class TableRow:
     target: Name  #: its name at the target
     left_out: frozenset[int]  #: numbers of columns that are not synced
     ignored: int  #: changes of rows that were not applied, as the switches say
+    names: tuple[Name, ...]  #: by which the job's rules speak of it, see `known`; () is not known
 
     @property
     def full_name(self) -> Name:
@@ -113,7 +116,7 @@ def read_tables(connection: Connection, key: str) -> tuple[TableRow, ...]:
             "select nsp, rel, relid::bigint, phase, snapshot_lsn::text, made, filled, rows_copied,"
             " bytes_copied, mark, fault, wish, empties, (select count(q.wanted) from prefect_datasync.quarantine q"
             " where (q.job, q.nsp, q.rel) = (t.job, t.nsp, t.rel)),"
-            " coalesce(to_nsp, nsp), coalesce(to_rel, rel), left_out, ignored"
+            " coalesce(to_nsp, nsp), coalesce(to_rel, rel), left_out, ignored, names"
             " from prefect_datasync.job_table t where job = %s order by nsp, rel",
             (key,),
         ).fetchall()
@@ -129,6 +132,7 @@ def read_tables(connection: Connection, key: str) -> tuple[TableRow, ...]:
                 (row[14], row[15]),
                 frozenset(row[16] or ()),
                 row[17],
+                tuple((schema, name) for schema, name in row[18] or ()),
             )
         )
         for row in rows
@@ -139,17 +143,6 @@ def to_copy_again(rows: Sequence[TableRow]) -> list[Name]:
     """The tables that rest to be copied again; merged ones as soon as all of them do."""
     at_work = {row.target for row in rows if row.wish is Wish.COPY and row.phase is Phase.COPIED}
     return [r.full_name for r in rows if r.wish is Wish.COPY and r.target not in at_work]
-
-
-def left_out(connection: Connection, key: str) -> dict[int, frozenset[int]]:
-    """By relation, the numbers of columns that are not synced; a small job leaves out what its job does."""
-    with reading("read the job's tables"):
-        rows = connection.execute(
-            "select relid::bigint, left_out from prefect_datasync.job_table"
-            " where job = any(%s) and left_out is not null order by job = %s",
-            ([key, main_key(key)], key),
-        ).fetchall()
-    return {relid: frozenset(numbers) for relid, numbers in rows}
 
 
 def read_chunks(connection: Connection, key: str) -> tuple[ChunkRow, ...]:
@@ -201,7 +194,7 @@ def park(
     faults: Mapping[Name, str],
     *,
     relids: Mapping[Name, int],
-    targets: Mapping[Name, Name],
+    tables: Mapping[Name, Table],
     wish: Wish | None = None,
     empties: Collection[Name] = (),
     phase: Phase = Phase.PARKED,
@@ -211,7 +204,7 @@ def park(
     Those that are to be copied again take with them what is merged with them.
 
     Args:
-        targets: names at the target, of tables that may be new.
+        tables: those of them that may be new, as read at the source.
         empties: those whose copy may empty the target's table, whosever its rows are.
 
     Raises:
@@ -220,17 +213,21 @@ def park(
     with translating("park tables"), connection.transaction():
         held(connection, key, epoch)
         for (schema, name), fault in faults.items():
+            new = tables.get((schema, name))
             connection.execute(
                 "insert into prefect_datasync.job_table"
-                " (job, nsp, rel, relid, phase, fault, wish, empties, to_nsp, to_rel)"
-                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict (job, nsp, rel) do update"
+                " (job, nsp, rel, relid, phase, fault, wish, empties, to_nsp, to_rel, names)"
+                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict (job, nsp, rel) do update"
                 " set relid = excluded.relid, phase = excluded.phase, fault = excluded.fault,"
                 " wish = excluded.wish,"
                 " empties = excluded.empties or (job_table.empties and excluded.wish = 'copy') is true,"
-                " left_out = case when job_table.relid = excluded.relid then job_table.left_out end",
+                " left_out = case when job_table.relid = excluded.relid then job_table.left_out end,"
+                " names = case when job_table.relid = excluded.relid then job_table.names"
+                " else excluded.names end",
                 (
                     key, schema, name, relids[schema, name], phase, fault[:FAULT_CHARS], wish,
-                    wish is Wish.COPY and (schema, name) in empties, *targets.get((schema, name), (None, None)),
+                    wish is Wish.COPY and (schema, name) in empties, *(new.target if new else (None, None)),
+                    Jsonb(new.names) if new else None,
                 ),
             )  # fmt: skip
             if phase is Phase.ASIDE:
@@ -286,7 +283,7 @@ def forget(connection: Connection, key: str, epoch: int, names: Sequence[Name]) 
     with translating("forget tables"), connection.transaction():
         held(connection, key, epoch)
         for name in names:
-            connection.execute(FORGET, (key, *name, key))
+            connection.execute(FORGET, (key, *name, None, key))
 
 
 def give_up(connection: Connection, key: str, epoch: int, faults: Mapping[Name, str]) -> None:
@@ -305,9 +302,9 @@ def give_up(connection: Connection, key: str, epoch: int, faults: Mapping[Name, 
             )
 
 
-#: Takes one table out; its parameters are the job, the name, and the job again.
+#: Takes one table out; its parameters are the job, the name, the relation or NULL for any, and the job again.
 FORGET = """with gone as (delete from prefect_datasync.job_table
-  where (job, nsp, rel) = (%s, %s, %s) returning rows_copied, bytes_copied)
+  where (job, nsp, rel) = (%s, %s, %s) and relid = coalesce(%s::oid, relid) returning rows_copied, bytes_copied)
 update prefect_datasync.job set records = records + rows_copied, bytes = bytes + bytes_copied
 from gone where job = %s"""
 

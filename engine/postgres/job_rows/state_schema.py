@@ -39,6 +39,7 @@ create table if not exists prefect_datasync.job_table (
   to_nsp text, to_rel text,               -- its name at the target; null where it is the same
   left_out int[],                         -- numbers of columns that are not synced, see engine.switches
   ignored bigint not null default 0,      -- changes of rows that the switches say not to apply
+  names jsonb,                            -- by which the job's rules speak of it, see `known`
   rows_copied bigint not null default 0, bytes_copied bigint not null default 0,
   primary key (job, nsp, rel)
 );
@@ -51,7 +52,7 @@ create table if not exists prefect_datasync.quarantine (   -- holds rows of user
   key bytea[] not null,                   -- empty: the table has none
   wanted bytea[],                         -- null: given up
   sqlstate text not null, constraint_name text, column_name text,
-  foreign key (job, nsp, rel) references prefect_datasync.job_table on delete cascade
+  foreign key (job, nsp, rel) references prefect_datasync.job_table on delete cascade on update cascade
 );
 create index if not exists quarantine_job on prefect_datasync.quarantine (job, nsp, rel);
 revoke all on prefect_datasync.quarantine from public;
@@ -61,7 +62,7 @@ create table if not exists prefect_datasync.job_chunk (
   snapshot_lsn pg_lsn,                    -- null until it is copied
   rows_copied bigint not null default 0, bytes_copied bigint not null default 0,
   primary key (job, nsp, rel, chunk),
-  foreign key (job, nsp, rel) references prefect_datasync.job_table on delete cascade
+  foreign key (job, nsp, rel) references prefect_datasync.job_table on delete cascade on update cascade
 );
 """
 # What earlier versions of the schema lack.
@@ -73,11 +74,18 @@ alter table prefect_datasync.job_table add column if not exists mark text,
   add column if not exists empties boolean not null default false,
   add column if not exists to_nsp text, add column if not exists to_rel text,
   add column if not exists left_out int[], add column if not exists ignored bigint not null default 0,
+  add column if not exists names jsonb,
   drop constraint if exists job_table_phase_check,
   add constraint job_table_phase_check check (phase in ('pending', 'copied', 'parked', 'aside'));
+alter table prefect_datasync.job_chunk drop constraint if exists job_chunk_job_nsp_rel_fkey,
+  add constraint job_chunk_job_nsp_rel_fkey foreign key (job, nsp, rel)
+    references prefect_datasync.job_table on delete cascade on update cascade;
+alter table prefect_datasync.quarantine drop constraint if exists quarantine_job_nsp_rel_fkey,
+  add constraint quarantine_job_nsp_rel_fkey foreign key (job, nsp, rel)
+    references prefect_datasync.job_table on delete cascade on update cascade;
 """
 #: Columns that only the present version has.
-_NEWEST = (("job", "chosen"), ("job_table", "empties"), ("quarantine", "wanted"))
+_NEWEST = (("job", "chosen"), ("job_table", "names"), ("quarantine", "wanted"))
 _TABLES = ("job", "job_table", "job_chunk")
 
 

@@ -17,7 +17,7 @@ from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.quarantine import quarantine
 from prefect_datasync.engine.postgres.quarantine.quarantine import Moment, Origin, Refusal
 from prefect_datasync.engine.postgres.session import Connection
-from prefect_datasync.engine.postgres.tables.parking import TablesChanged
+from prefect_datasync.engine.postgres.tables.resting import TablesChanged
 from prefect_datasync.engine.postgres.tables.target_table import Binding
 
 Key = tuple[bytes | None, ...]

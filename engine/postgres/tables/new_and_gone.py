@@ -49,16 +49,18 @@ def differences(
         added: names that somebody has asked for, whatever the switches say.
         may_copy: tables may be copied beside the stream.
     """
-    found = {t.full_name: t for t in tables}
     known = {row.full_name: row.relid for row in rows}
+    all_of_them = list(tables)
+    rest = rivals(all_of_them, rows)
     met = Differences()
+    found = {t.full_name: t for t in all_of_them}
     for name, table in found.items():
         if known.get(name) == table.relid:
             continue
         policy = Policy.APPLY if name in added else table.switches.on_new_table
         if policy is Policy.FAIL:
             met.refused.append(table)
-        elif policy is Policy.PAUSE or (name in known and table.switches.keeps):
+        elif policy is Policy.PAUSE or (name in known and table.switches.keeps) or name in rest:
             met.rest.append(table)  # a copy would lose the rows that only the target has
         elif policy is Policy.APPLY and may_copy:
             met.come.append(table)
@@ -70,6 +72,22 @@ def differences(
     return met
 
 
+def rivals(tables: Iterable[Table], rows: Sequence[TableRow]) -> dict[Name, str]:
+    """Those of the tables that would go where the rows of another table are, with the reason to rest."""
+    owners = {row.target: row for row in rows if row.phase is not Phase.ASIDE}
+    found = {}
+    for table in tables:
+        owner = owners.get(table.target)
+        theirs = owner is not None and owner.full_name != table.full_name
+        if owner is not None and theirs and owner.relid != table.relid and not table.shards:
+            found[table.full_name] = (
+                f"the target's {'.'.join(table.target)} holds the rows of"
+                f" {'.'.join(owner.full_name)}, which was renamed;"
+                f" `datasync table copy JOB {'.'.join(owner.full_name)}` renames it there, too"
+            )
+    return found
+
+
 def occupied(
     target: Connection, goes_to: Mapping[Name, Name], rows: Sequence[TableRow]
 ) -> set[Name]:
@@ -78,15 +96,6 @@ def occupied(
     filled = {row.target for row in rows if row.filled}
     found = {name: known.get(name, at) for name, at in goes_to.items()}
     return {n for n, at in found.items() if at not in filled and holds_rows(target, at)}
-
-
-def vanished(source: Connection, relids: Collection[int]) -> frozenset[int]:
-    """Those that the source has dropped: nothing follows them, whatever the stream still has of them.
-
-    A table that was made anew under the same name has another relation, and is copied.
-    """
-    there = source.execute("select oid::bigint from pg_class where oid = any(%s)", (list(relids),))
-    return frozenset(relids) - {relid for (relid,) in there}
 
 
 def take_away(

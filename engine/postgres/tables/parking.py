@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from prefect_datasync.engine.errors import CheckFailed, DataError, SchemaChanged, TransientError
+from prefect_datasync.engine.errors import CheckFailed, DataError, SchemaChanged
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.catalog import Name, Table
-from prefect_datasync.engine.postgres.definitions.marks import Mark
+from prefect_datasync.engine.postgres.definitions.marks import newer
 from prefect_datasync.engine.postgres.job_rows import chosen, ledger
 from prefect_datasync.engine.postgres.job_rows.chosen import Chosen
+from prefect_datasync.engine.postgres.job_rows.known import read_known
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, TableRow, Wish
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
 from prefect_datasync.engine.postgres.tables import (
@@ -22,34 +23,16 @@ from prefect_datasync.engine.postgres.tables import (
 from prefect_datasync.engine.postgres.tables.emptying import not_ours
 from prefect_datasync.engine.postgres.tables.new_and_gone import Differences
 from prefect_datasync.engine.postgres.tables.published import listed, narrows
+from prefect_datasync.engine.postgres.tables.renaming import renamed_at_source, unplaced
+from prefect_datasync.engine.postgres.tables.resting import may_copy_again
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
-from prefect_datasync.engine.spec import ExistingRows, OnTableFault, SyncSpec
+from prefect_datasync.engine.spec import ExistingRows
 from prefect_datasync.engine.switches import Policy, Switches
 
 _NEW = "it is new at the source"
 _KEYLESS = (
     "it has no usable key at the source; the job publishes no such tables yet: restart the job"
 )
-
-
-class TablesChanged(TransientError):
-    """The stream begins anew with other tables than before."""
-
-    code = "TABLES_CHANGED"
-
-
-def may_rest(spec: SyncSpec, fault: DataError) -> bool:
-    """Whether a fault stops only its tables."""
-    if not fault.relids:
-        return False
-    if isinstance(fault, SchemaChanged):
-        return fault.policy != Policy.FAIL
-    return spec.on_table_fault is OnTableFault.PARK
-
-
-def may_copy_again(spec: SyncSpec) -> bool:
-    """Whether all rows of the target's tables are the job's, so that it may empty one."""
-    return spec.mode.copies and spec.existing_rows is not ExistingRows.APPEND
 
 
 class Parking:
@@ -68,6 +51,11 @@ class Parking:
     def following(self) -> tuple[TableRow, ...]:
         """Those whose changes are applied."""
         return tuple(r for r in self._rows if r.phase not in (Phase.PARKED, Phase.ASIDE))
+
+    @property
+    def rows(self) -> tuple[TableRow, ...]:
+        """All of them."""
+        return self._rows
 
     @property
     def passed_over(self) -> frozenset[int]:
@@ -89,7 +77,7 @@ class Parking:
         self.spec = self._chosen.applied(self._attempt.spec)
         known = {row.relid: row.mark for row in self._rows}
         self._rows = tuple(
-            replace(row, mark=_newer(row.mark, known.get(row.relid)))
+            replace(row, mark=newer(row.mark, known.get(row.relid)))
             for row in ledger.read_tables(hold.connection, hold.key)
         )
         wished = [row for row in self._rows if row.wish and row.phase is Phase.COPIED]
@@ -105,7 +93,7 @@ class Parking:
         """Whether the source has tables that the ledger does not know, lacks some that follow, or publishes
         some otherwise than they need it."""
         all_of_them = tuple(tables)
-        found = self._differences(all_of_them)
+        found = self._differences(source, all_of_them)
         met = found.come or found.rest or found.refused or found.gone
         return bool(met) or self._astray(source, all_of_them).any
 
@@ -117,12 +105,12 @@ class Parking:
         """
         attempt = self._attempt
         self._switches |= {t.relid: t.switches for t in tables}
-        found = self._differences(tables)
+        found = self._differences(source, tables)
         if found.refused:
             raise found.refusal()
         if new := [*found.come, *found.rest]:
             relids = {t.full_name: t.relid for t in new}
-            targets = {t.full_name: t.target for t in new}
+            entered = {t.full_name: t for t in new}
             planned = publication.plan(attempt.key, tables, attempt.spec.keyless, narrows(source))
             left = publication.extend(source, planned, publishing.named_by(tables, relids))
             recorded = fingerprint.names(attempt.hold.row.publications)
@@ -130,16 +118,16 @@ class Parking:
             cannot = {t.full_name for t in left}
             come = [t.full_name for t in found.come if t.full_name not in cannot]
             rest = [t.full_name for t in found.rest if t.full_name not in cannot]
-            self._rest(dict.fromkeys(come, _NEW), relids, Wish.COPY, targets)
-            self._rest(dict.fromkeys(rest, _NEW), relids, None, targets)
-            self._rest(dict.fromkeys(cannot, _KEYLESS), relids, None, targets)
+            self._rest(dict.fromkeys(come, _NEW), relids, Wish.COPY, entered)
+            self._rest(dict.fromkeys(rest, _NEW), relids, None, entered)
+            self._rest(dict.fromkeys(cannot, _KEYLESS), relids, None, entered)
             attempt.say(
                 f"new at the source: {', '.join(sorted('.'.join(name) for name in relids))}"
             )
         for row in found.gone:
             switches = self._switches.get(row.relid)
             if switches is None:
-                switches = attempt.spec.switches_of(row.full_name).switches
+                switches = attempt.spec.switches_of(*(row.names or (row.full_name,))).switches
             shared = any(r.target == row.target and r.relid != row.relid for r in self._rows)
             policy = switches.on_drop_table
             phase, why = new_and_gone.take_away(source, attempt, row, policy, shared=shared)
@@ -252,20 +240,22 @@ class Parking:
             replace(row, mark=marks.get(row.full_name, row.mark)) for row in self._rows
         )
 
-    def _differences(self, tables: Iterable[Table]) -> Differences:
+    def _differences(self, source: Connection, tables: Sequence[Table]) -> Differences:
         """Tables that are new, also under the name of an earlier one, and those that are gone."""
         if ledger.is_again(self._attempt.key):  # its tables are the job's, which looks after them
             return Differences()
+        # those that are copied again are called by their earlier names until they are handed over
+        later = renamed_at_source(self._rows, tables, self.spec, source.info.dbname)
         return new_and_gone.differences(
-            tables,
-            self._rows,
+            [t for t in tables if t.relid not in later],
+            [row for row in self._rows if row.relid not in later],
             {row.full_name for row in self.following},
             self._chosen.added,
             may_copy=may_copy_again(self._attempt.spec),
         )
 
     def take(self, fault: DataError) -> None:
-        """Let the tables of a fault rest; what the stream still holds of one that is no more is passed over.
+        """Let the tables of a fault rest; one that is the job's no more is passed over.
 
         Raises:
             DataError: the fault, when a table cannot be named or fails the job.
@@ -275,25 +265,26 @@ class Parking:
             row.full_name: row.relid for row in self.following if row.relid in fault.relids
         }
         policies: dict[Name, Policy] = {}
-        targets: dict[Name, Name] = {}
+        entered: dict[Name, Table] = {}
         if len(named) < len(fault.relids):  # one that came later than the job
             with (
                 connect(attempt.source, attempt.application("check")) as source,
                 translating("look for a new table"),
             ):
-                tables = synced_tables(source, self.spec, {})
-                vanished = new_and_gone.vanished(source, set(fault.relids) - set(named.values()))
+                remembered = read_known(attempt.hold.connection, attempt.key)
+                tables = synced_tables(source, self.spec, remembered)
+            known = {row.relid for row in self._rows} | {t.relid for t in tables}
+            if vanished := frozenset(fault.relids) - known:
+                self._vanished |= vanished
+                return
             new = [t for t in tables if t.relid in fault.relids and t.full_name not in named]
             named |= {t.full_name: t.relid for t in new}
             policies = {t.full_name: t.switches.on_new_table for t in new}
-            targets = {t.full_name: t.target for t in tables}
-            if vanished:
-                self._vanished |= vanished
-                return
+            entered = {t.full_name: t for t in tables}
         if not named or Policy.FAIL in policies.values():
             raise fault
         for name, relid in named.items():
-            self._take(fault, name, relid, policies.get(name), targets)
+            self._take(fault, name, relid, policies.get(name), entered)
 
     def _take(
         self,
@@ -301,12 +292,12 @@ class Parking:
         name: Name,
         relid: int,
         new: Policy | None,
-        targets: Mapping[Name, Name],
+        entered: Mapping[Name, Table],
     ) -> None:
         """Let one table rest; *new* is what the switches say to it, if it came later than the job."""
         attempt, dotted = self._attempt, ".".join(name)
         if new is Policy.IGNORE:
-            self._rest({name: _NEW}, {name: relid}, None, targets, phase=Phase.ASIDE)
+            self._rest({name: _NEW}, {name: relid}, None, entered, phase=Phase.ASIDE)
             attempt.say(f"new at the source, and not followed as the job's switches say: {dotted}")
             return
         switches = self._switches.get(relid)
@@ -316,7 +307,7 @@ class Parking:
             and may_copy_again(attempt.spec)
             and not (switches is not None and switches.keeps)
         )
-        self._rest({name: str(fault)}, {name: relid}, Wish.COPY if again else None, targets)
+        self._rest({name: str(fault)}, {name: relid}, Wish.COPY if again else None, entered)
         then = "it is copied again" if again else f"`datasync table copy JOB {dotted}` copies it"
         if switches is not None and switches.keeps:
             then += " and loses the rows that only the target has"
@@ -327,7 +318,7 @@ class Parking:
         faults: dict[Name, str],
         relids: dict[Name, int],
         wish: Wish | None,
-        targets: Mapping[Name, Name] | None = None,
+        entered: Mapping[Name, Table] | None = None,
         *,
         phase: Phase = Phase.PARKED,
     ) -> None:
@@ -336,24 +327,24 @@ class Parking:
         # what was said of a table that was added is for its first copy
         emptied = set(self._chosen.emptied) - {row.full_name for row in self._rows}
         emptied |= {row.full_name for row in self._rows if row.empties}
+        entering = [t for name, t in (entered or {}).items() if name in faults]
+        if rivals := new_and_gone.rivals(entering, self._rows):
+            off = {t.full_name: unplaced(t) for t in entering}
+            ledger.park(hold.connection, hold.key, hold.epoch, rivals, relids=relids, tables=off)
+            faults = {name: why for name, why in faults.items() if name not in rivals}
         if wish is Wish.COPY and spec.existing_rows is not ExistingRows.TRUNCATE:
+            new = entered or {}
             goes_to = {
-                name: (targets or {}).get(name, name) for name in faults if name not in emptied
+                name: new[name].target if name in new else name
+                for name in faults
+                if name not in emptied
             }
             theirs = new_and_gone.occupied(hold.connection, goes_to, self._rows)
             if theirs:
-                self._rest({n: str(not_ours([n])) for n in theirs}, relids, None, targets)
+                self._rest({n: str(not_ours([n])) for n in theirs}, relids, None, entered)
             faults = {name: why for name, why in faults.items() if name not in theirs}
         ledger.park(
             hold.connection, hold.key, hold.epoch, faults,
-            relids=relids, targets=targets or {}, wish=wish, empties=emptied, phase=phase,
+            relids=relids, tables=entered or {}, wish=wish, empties=emptied, phase=phase,
         )  # fmt: skip
         self._rows = ledger.read_tables(hold.connection, hold.key)
-
-
-def _newer(stored: str | None, seen: str | None) -> str | None:
-    """The mark to go on with: a new file that was seen without any other change counts."""
-    if stored is None or seen is None:
-        return stored
-    old, new = Mark.of(stored), Mark.of(seen)
-    return stored if old.entries != new.entries or old.moved(new) else seen

@@ -45,10 +45,10 @@ def astray(
     """
     with translating("look at what is published"):
         rows = connection.execute(_PUBLISHED, (list(published),)).fetchall()
-    sent: dict[Name, bool] = {(schema, name): updates for schema, name, updates in rows}
+    sent: dict[int, bool] = dict(rows)  # by relation: names may change between two looks
     found = Astray({}, {})
     for table in tables:
-        updates = sent.get(table.full_name)
+        updates = sent.get(table.relid)
         if table.kind != "r":
             continue
         if table.identity is Identity.NONE:
@@ -127,6 +127,8 @@ _UNSEEN = (
 )
 
 _PUBLISHED = """
-select t.schemaname::text, t.tablename::text, bool_or(p.pubupdate and p.pubdelete)
+select c.oid::int8, bool_or(p.pubupdate and p.pubdelete)
 from pg_publication_tables t join pg_publication p on p.pubname = t.pubname
-where t.pubname = any(%s) group by 1, 2"""
+join pg_namespace n on n.nspname = t.schemaname
+join pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
+where t.pubname = any(%s) group by 1"""

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from prefect_datasync.engine.metrics import Meter
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.catalog import Name
-from prefect_datasync.engine.postgres.job_rows import ledger, state
+from prefect_datasync.engine.postgres.job_rows import state
 from prefect_datasync.engine.postgres.job_rows.hold import Hold
+from prefect_datasync.engine.postgres.job_rows.known import read_known
 from prefect_datasync.engine.postgres.session import Connection, Server, connect
 from prefect_datasync.engine.postgres.tables import publication
 from prefect_datasync.engine.postgres.tables.nameless import nameless
@@ -65,5 +66,5 @@ def _withdraw(
     parking = Parking(attempt)
     parking.read()
     parking.leave(here)
-    left_out = ledger.left_out(hold.connection, hold.key)
-    parking.withdraw_nameless(here, synced_tables(here, parking.spec, left_out))
+    known = read_known(hold.connection, hold.key)
+    parking.withdraw_nameless(here, synced_tables(here, parking.spec, known))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 from prefect_datasync.engine.postgres.catalog import Table, qualified, quote
+from prefect_datasync.engine.postgres.job_rows.known import NOTHING, AllKnown
 from prefect_datasync.engine.postgres.session import Connection
 from prefect_datasync.engine.postgres.tables.mapped import read_job_tables
 from prefect_datasync.engine.spec import SyncSpec
@@ -14,22 +15,18 @@ from prefect_datasync.engine.switches import Mark, Policy
 MARK_TYPES = {Mark.TIMESTAMP: "timestamptz", Mark.BOOLEAN: "boolean NOT NULL DEFAULT false"}
 
 
-def synced_tables(
-    source: Connection, spec: SyncSpec, left_out: Mapping[int, frozenset[int]]
-) -> tuple[Table, ...]:
+def synced_tables(source: Connection, spec: SyncSpec, known: AllKnown) -> tuple[Table, ...]:
     """The selected tables of the source, sorted by schema and name.
 
     Args:
-        left_out: by relation, numbers of columns that are left out beside those that the spec excludes.
+        known: columns that are left out beside those that the spec excludes, names, and rules.
     """
-    tables = read_job_tables(source, spec)
-    return tuple(
-        without(
-            replace(table, switches=spec.switches_of(table.full_name, *table.above).switches),
-            left_out.get(table.relid, frozenset()),
-        )
-        for table in tables
-    )
+    found = []
+    for table in read_job_tables(source, spec, known):
+        mine = known.get(table.relid, NOTHING)
+        switches = spec.switches_of(*mine.ruled_as(table)).switches
+        found.append(without(replace(table, switches=switches), mine.left_out))
+    return tuple(found)
 
 
 def without_missing(tables: Iterable[Table], target: Iterable[Table]) -> tuple[Table, ...]:

@@ -10,15 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from prefect_datasync.engine.changes import Relation
 from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.catalog import Table
 from prefect_datasync.engine.postgres.definitions import ddl_trigger
 from prefect_datasync.engine.postgres.definitions.shapes import Shapes
 from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows.known import read_known
 from prefect_datasync.engine.postgres.session import Connection, connect
 from prefect_datasync.engine.postgres.severing import within
 from prefect_datasync.engine.postgres.tables import fingerprint
-from prefect_datasync.engine.postgres.tables.parking import Parking, TablesChanged
+from prefect_datasync.engine.postgres.tables.parking import Parking
+from prefect_datasync.engine.postgres.tables.renaming import Renaming
+from prefect_datasync.engine.postgres.tables.resting import TablesChanged, may_copy_again
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
 from prefect_datasync.engine.postgres.visible import Visible
 
@@ -37,6 +41,7 @@ class TableWatch:
     def __init__(self, attempt: Attempt, parking: Parking, reached: Callable[[], int]) -> None:
         self._attempt, self._parking = attempt, parking
         self.shapes = Shapes(attempt, parking, reached)
+        self._renaming = Renaming(attempt)
         self._looked = time.monotonic()
         self._hinted = False
         self._seen = Visible()  # what the last look could see
@@ -55,6 +60,13 @@ class TableWatch:
                 self._hinted = True
                 return
 
+    def renamed(self, relation: Relation) -> bool:
+        """Whether the source describes a table that follows by another name than the job's rows have."""
+        name = (relation.schema, relation.name)
+        return any(
+            row.relid == relation.relid and row.full_name != name for row in self._parking.following
+        )
+
     def hint(self) -> None:
         """The source has described a table again, though it looks as before."""
         self._hinted = True
@@ -71,6 +83,7 @@ class TableWatch:
         self._check(source)
         found = self._tables(source)
         self._parking.leave(source)
+        found = self._follow_names(source, found)
         self._parking.meet(source, found)
         if self.shapes.follow(source, found):
             found = self._tables(source)
@@ -79,10 +92,21 @@ class TableWatch:
         self._looked, self._hinted = time.monotonic(), False
         return {t.relid: t for t in found}
 
+    def _follow_names(self, source: Connection, found: tuple[Table, ...]) -> tuple[Table, ...]:
+        """Let the target follow renamed tables; the source's tables after that."""
+        parking, renaming = self._parking, self._renaming
+        may_copy = may_copy_again(self._attempt.spec)
+        while renaming.follow(source, parking.rows, found, parking.spec, may_copy=may_copy):
+            parking.read()
+            found = self._tables(source)
+        if not ledger.is_again(self._attempt.key):
+            renaming.settle(parking.rows, found, parking.spec)
+            parking.read()
+        return found
+
     def _tables(self, source: Connection) -> tuple[Table, ...]:
         hold = self._attempt.hold
-        left_out = ledger.left_out(hold.connection, hold.key)
-        return synced_tables(source, self._parking.spec, left_out)
+        return synced_tables(source, self._parking.spec, read_known(hold.connection, hold.key))
 
     def look(self) -> None:
         """Look at the source if it is time to.
@@ -107,7 +131,9 @@ class TableWatch:
             self._check(source)
             if (ddl_trigger.installed(source) is ddl_trigger.Installed.YES) is not self.messages:
                 raise TablesChanged("the event trigger at the source was installed, or removed")
-            if self._parking.differ(source, self._tables(source)):
+            tables, parking = self._tables(source), self._parking
+            renamed = self._renaming.due(source, parking.rows, tables, parking.spec)
+            if renamed or parking.differ(source, tables):
                 raise TablesChanged("tables are new, gone or published otherwise at the source")
             self.shapes.look(source)
         self._looked = time.monotonic()
