@@ -171,15 +171,15 @@ def test_a_cure_names_its_table_so_that_a_server_takes_it(source, target):
         tables=(f"public.{odd}",), overrides=[{"tables": "public.*", "where": "x > 1"}]
     )
 
-    def blocking(spec: SyncSpec) -> list[str]:
+    def blocking(spec: SyncSpec) -> list[tuple[str, ...]]:
         found = check(KEY, source, target, spec, starting=True)
-        return [f.do for f in found if f.severity == "block"]
+        return [f.sql for f in found if f.severity == "block"]
 
     (add,) = blocking(marked)
-    execute(target, add.removesuffix(" at the target"))
+    execute(target, *add)
     assert blocking(marked) == []
     (identity,) = blocking(filtered)
-    execute(source, identity.split(",")[0])
+    execute(source, *identity)
     assert blocking(filtered) == []
 
 
