@@ -80,6 +80,8 @@ def add(
 ) -> None:
     """Add a table to a job. One at work publishes, makes, copies and follows it while the others go on.
 
+    A partitioned table comes with its partitions; one that is merged with others, beside their rows.
+
     Parameters
     ----------
     table
@@ -94,6 +96,8 @@ def add(
 @app.command
 def remove(job: str, table: str, *, json: Json = False) -> None:
     """Remove a table from a job while the others go on. The target keeps its rows as they are then.
+
+    A partitioned table goes with its partitions.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -14,7 +15,13 @@ from prefect_datasync.deployments.observation import job_now
 from prefect_datasync.deployments.tables import name_of
 from prefect_datasync.engine.errors import ActionRefused, ConfigError
 from prefect_datasync.engine.postgres import instance
-from prefect_datasync.engine.postgres.catalog import Name, Table, qualified, read_table
+from prefect_datasync.engine.postgres.catalog import (
+    Name,
+    Table,
+    qualified,
+    read_table,
+    read_tables,
+)
 from prefect_datasync.engine.postgres.check.findings import block_message
 from prefect_datasync.engine.postgres.job_rows import chosen, ledger
 from prefect_datasync.engine.postgres.job_rows.chosen import Chosen
@@ -28,6 +35,8 @@ from prefect_datasync.engine.spec import ExistingRows, SyncSpec
 
 def add(job: str, table: str, *, truncate: bool = False) -> SyncSpec:
     """Select one table more; a job at work publishes, makes, copies and follows it, the others go on.
+
+    A partitioned table comes with its partitions. One that is merged with others is put beside their rows.
 
     Args:
         truncate: the target's table may be emptied.
@@ -49,20 +58,23 @@ def add(job: str, table: str, *, truncate: bool = False) -> SyncSpec:
                 f" existing_rows {found.spec.existing_rows})",
                 do="change its spec by `datasync job apply --restart`",
             )
-        there = _read(source, found, name)
+        family = _look(source, found, name)
+        there = family.get(name)
+        if there is None:
+            raise _no_such_table(name)
         old = _chosen(target, found)
-        if found.spec.selects(*name) and there.relid not in old.removed:
+        if _selected(found.spec, there) and there.relid not in old.removed:
             raise ConfigError(f"job {job} selects {table[:140]} already", code="SELECTED_ALREADY")
-        new = chosen.with_table(old, found.spec, name, there.relid, empties=truncate)
+        parts = _parts(family, name)
+        new = chosen.with_table(old, found.spec, name, there.relid, parts, empties=truncate)
         spec = new.applied(found.spec)
         if refused := block_message(
             instance.check(found.key, source, target, spec, starting=False)
         ):
             raise refused
-        goes_to = _alone(source, found, spec, name)
         if not truncate and found.spec.existing_rows is not ExistingRows.TRUNCATE:
-            _refuse_rows(target, found, goes_to)
-        chosen.write(target, found.key, new, name, removing=False)
+            _refuse_rows(source, target, found, spec, {name, *parts})
+        chosen.write(target, found.key, new, name, parts, removing=False)
         _store(client, found, spec)
     return spec
 
@@ -70,31 +82,34 @@ def add(job: str, table: str, *, truncate: bool = False) -> SyncSpec:
 def remove(job: str, table: str) -> SyncSpec:
     """Select one table less; a job at work follows it no longer. The target's table stays as it is then.
 
-    One that was dropped or renamed at the source is forgotten by the name that the job knows.
+    A partitioned table goes with its partitions. The rows of one that is merged with others stay among theirs until
+    these are copied again. One that was dropped or renamed at the source is forgotten by the name that the job knows.
 
     Raises:
         ConfigError: NO_SUCH_TABLE, or nothing would be left.
-        ActionRefused: it is a part of a partitioned table, or is being copied; or the job has not noticed yet
-            that it was renamed.
+        ActionRefused: it is selected as a part of a partitioned table, or is being copied; or the job has not
+            noticed yet that it was renamed.
     """
     name = name_of(table)
     with control_plane() as client:
         found = read_job(client, job)
         source, target = source_server(found), target_server(found)
-        if not found.spec.selects(*name):
+        family = _look(source, found, name)
+        there = family.get(name)
+        if not (_selected(found.spec, there) if there else found.spec.selects(*name)):
             raise ConfigError(f"job {job} does not select {table[:140]}", code="NO_SUCH_TABLE")
-        there = _look(source, found, name)
         if there is None:
             return _remove_gone(client, found, source, target, name)
-        if there.kind == "p" or there.parent is not None:
+        if whole := next((n for n in there.above if found.spec.selects(*n)), None):
             raise ActionRefused(
-                f"{table[:140]} is partitioned, or a partition, and these are published together",
-                do="change the job's `tables` by `datasync job apply --restart`",
+                f"{table[:140]} is a partition of {'.'.join(whole)[:140]}, which the job selects, and PostgreSQL"
+                " publishes, with all of its partitions",
+                do=f"`datasync table remove {job} {'.'.join(whole)[:140]}`, or detach the partition at the source",
             )
-        _alone(source, found, found.spec, name)
-        new = chosen.without_table(_chosen(target, found), found.spec, name, there.relid)
+        parts = _parts(family, name)
+        new = chosen.without_table(_chosen(target, found), found.spec, name, there.relid, parts)
         spec = new.applied(found.spec)
-        chosen.write(target, found.key, new, name, removing=True)
+        chosen.write(target, found.key, new, name, parts, removing=True)
         _store(client, found, spec)
     return spec
 
@@ -127,16 +142,19 @@ def _remove_gone(
     return spec
 
 
-def _read(source: Server, job: Job, name: Name) -> Table:
-    found = _look(source, job, name)
-    if found is None:
-        raise _no_such_table(name)
-    return found
-
-
-def _look(source: Server, job: Job, name: Name) -> Table | None:
+def _look(source: Server, job: Job, name: Name) -> dict[Name, Table]:
+    """The source's table and its partitions, by their names; nothing if it is not there."""
     with connect(source, f"datasync {job.key} look") as connection:
-        return read_table(connection, name)
+        return {t.full_name: t for t in read_tables(connection, lambda *each: each == name)}
+
+
+def _parts(family: Mapping[Name, Table], name: Name) -> dict[Name, int]:
+    return {each: table.relid for each, table in family.items() if each != name}
+
+
+def _selected(spec: SyncSpec, table: Table) -> bool:
+    """By its own name, or as a partition."""
+    return any(spec.selects(*name) for name in (table.full_name, *table.above))
 
 
 def _no_such_table(name: Name) -> ConfigError:
@@ -147,18 +165,6 @@ def _no_such_table(name: Name) -> ConfigError:
     )
 
 
-def _alone(source: Server, job: Job, spec: SyncSpec, name: Name) -> Name:
-    """The table's name at the target, where it must be the only one."""
-    with connect(source, f"datasync {job.key} look") as connection:
-        (found,) = [t for t in read_job_tables(connection, spec) if t.full_name == name]
-    if found.shards:
-        raise ActionRefused(
-            f"{'.'.join(name)[:140]} is merged with other tables at the target",
-            do="change the job's `tables` by `datasync job apply --restart`",
-        )
-    return found.target
-
-
 def _chosen(target: Server, job: Job) -> Chosen:
     """What is selected by now: by the job's row if its tables were changed before, else by its spec."""
     with connect(target, f"datasync {job.key} look") as connection:
@@ -166,20 +172,31 @@ def _chosen(target: Server, job: Job) -> Chosen:
     return Chosen.of(text, job.spec)
 
 
-def _refuse_rows(target: Server, job: Job, name: Name) -> None:
+def _refuse_rows(
+    source: Server, target: Server, job: Job, spec: SyncSpec, names: Collection[Name]
+) -> None:
+    """Refuse tables of the target that hold rows which are not the job's: a copy would empty them."""
+    with connect(source, f"datasync {job.key} look") as connection:
+        tables = [t for t in read_job_tables(connection, spec) if t.full_name in names]
     with connect(target, f"datasync {job.key} look") as connection:
-        if read_table(connection, name) is None:
-            return
-        with translating(f"look into {'.'.join(name)}"):
-            row = connection.execute(
-                f"select exists (select from {qualified(*name)})".encode()
-            ).fetchone()
-    if row == (True,):
-        raise ActionRefused(
-            f"the target's table {'.'.join(name)[:140]} holds rows",
-            do="empty it, or give --truncate",
-            code="NOT_EMPTY",
-        )
+        rows = ledger.read_tables(connection, job.key) if has_schema(connection) else ()
+        merged = {row.target for row in rows if row.filled and row.full_name not in names}
+        for table in tables:
+            at = table.target
+            if at in merged or (table.kind == "p" and len(tables) > 1):  # its partitions tell
+                continue
+            if read_table(connection, at) is None:
+                continue
+            with translating(f"look into {'.'.join(at)}"):
+                row = connection.execute(
+                    f"select exists (select from {qualified(*at)})".encode()
+                ).fetchone()
+            if row == (True,):
+                raise ActionRefused(
+                    f"the target's table {'.'.join(at)[:140]} holds rows",
+                    do="empty it, or give --truncate",
+                    code="NOT_EMPTY",
+                )
 
 
 def _store(client: SyncPrefectClient, job: Job, spec: SyncSpec) -> None:

@@ -33,6 +33,7 @@ POINTS = (
     "idle.before_persist",
     "idle.after_persist",
     "again.before_hand_over",
+    "join.before_commit",
     "again.after_hand_over",
     "rename.before_commit",
     "rename.after_commit",

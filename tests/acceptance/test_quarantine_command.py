@@ -8,15 +8,12 @@ from collections.abc import Callable
 import pytest
 from databases import Database
 from prefect.client.orchestration import SyncPrefectClient
+from small_tables import make_tables, on_page, warnings_of
 
 from prefect_datasync.__main__ import main
 from prefect_datasync.deployments import jobs
 from prefect_datasync.deployments.tables import tables
-from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.spec import SyncSpec
-from prefect_datasync.flows.health_check import problems_of
-from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
-from prefect_datasync.tasks.board import facts_in
 
 pytestmark = pytest.mark.usefixtures("running_worker")
 
@@ -34,8 +31,7 @@ def test_refused_rows_are_told_retried_and_given_up(
         assert main(list(words)) == 0
         return capsys.readouterr().out
 
-    at_source("create table goods (id int primary key, x int)")
-    at_source("insert into goods select g, g from generate_series(1, 50) g")
+    make_tables(at_source, "goods")
     spec = SyncSpec(tables=("public.*",), quarantine_limit=5)
     jobs.create_job("bad", source=blocks[0], target=blocks[1], spec=spec)
     jobs.start("bad", wait_s=60)
@@ -54,13 +50,8 @@ def test_refused_rows_are_told_retried_and_given_up(
     shown = say("quarantine", "list", "bad", "--table", "public.goods", "--show-keys")
     assert "7001" in shown
     assert "424242" not in shown
-    eventually(
-        lambda: facts_in(find(client, [artifact_key("bad", Kind.KPIS)])[0])["quarantined"] == 2
-    )
-    told = problems_of(
-        JobState.RUNNING, message="", since_s=9, silent_s=1, verdict="healthy", quarantined=2
-    )
-    assert told == ("2 rows in quarantine",)
+    eventually(lambda: on_page(client, "bad", "quarantined") == 2)
+    assert warnings_of(quarantined=2) == ("2 rows in quarantine",)
     assert main(["verify", "bad"]) == 4
     assert "2 rows in quarantine" in capsys.readouterr().out
 

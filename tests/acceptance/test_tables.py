@@ -8,15 +8,13 @@ from collections.abc import Callable
 import pytest
 from databases import Database
 from prefect.client.orchestration import SyncPrefectClient
+from small_tables import make_tables, on_page, warnings_of
 
 from prefect_datasync.__main__ import main
 from prefect_datasync.deployments import jobs
 from prefect_datasync.deployments.tables import tables
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.spec import SyncSpec
-from prefect_datasync.flows.health_check import problems_of
-from prefect_datasync.tasks.artifacts import Kind, artifact_key, find
-from prefect_datasync.tasks.board import facts_in
 
 pytestmark = pytest.mark.usefixtures("running_worker")
 
@@ -30,9 +28,7 @@ def test_a_table_that_fails_is_parked_told_and_brought_back(
     eventually: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("goods", "sales"):
-        at_source(f"create table {name} (id int primary key, x int)")
-        at_source(f"insert into {name} select g, g from generate_series(1, 50) g")
+    make_tables(at_source, "goods", "sales")
     rule = "case when SOURCE_OBJECT like 'goods' then 'stock.wares' end"
     spec = SyncSpec(tables=("/public\\..*/",), mapping=(rule,))
     jobs.create_job("shop", source=blocks[0], target=blocks[1], spec=spec)
@@ -63,13 +59,8 @@ def test_a_table_that_fails_is_parked_told_and_brought_back(
     listed = json.loads(capsys.readouterr().out)
     assert (listed[0]["state"], listed[0]["target"]) == ("parked", "stock.wares")
     assert "23514" in listed[0]["fault"]
-    eventually(
-        lambda: facts_in(find(client, [artifact_key("shop", Kind.KPIS)])[0])["tables_parked"] == 1
-    )
-    told = problems_of(
-        JobState.RUNNING, message="", since_s=9, silent_s=1, verdict="healthy", parked=1
-    )
-    assert told == ("1 table parked",)
+    eventually(lambda: on_page(client, "shop", "tables_parked") == 1)
+    assert warnings_of(parked=1) == ("1 table parked",)
 
     assert main(["table", "copy", "shop", "public.nobody"]) == 1
     assert "NO_SUCH_TABLE" in capsys.readouterr().err
@@ -93,9 +84,7 @@ def test_a_table_is_removed_from_a_running_job_and_added_again_and_a_resume_know
     eventually: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("goods", "sales"):
-        at_source(f"create table {name} (id int primary key, x int)")
-        at_source(f"insert into {name} select g, g from generate_series(1, 50) g")
+    make_tables(at_source, "goods", "sales")
     jobs.create_job("less", source=blocks[0], target=blocks[1], spec=SyncSpec(tables=("public.*",)))
     run = jobs.start("less", wait_s=180)
     eventually(lambda: [t.state for t in tables("less")] == ["following", "following"])
@@ -133,9 +122,7 @@ def test_a_table_that_is_gone_from_the_source_is_forgotten_while_the_others_go_o
     eventually: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("dropped", "old", "sales"):
-        at_source(f"create table {name} (id int primary key, x int)")
-        at_source(f"insert into {name} select g, g from generate_series(1, 50) g")
+    make_tables(at_source, "dropped", "old", "sales")
     jobs.create_job("gone", source=blocks[0], target=blocks[1], spec=SyncSpec(tables=("public.*",)))
     run = jobs.start("gone", wait_s=180)
     eventually(lambda: [t.state for t in tables("gone")] == ["following"] * 3)
@@ -168,3 +155,53 @@ def test_a_table_that_is_gone_from_the_source_is_forgotten_while_the_others_go_o
     assert main(["table", "remove", "gone", "public.old"]) == 1
     assert "NO_SUCH_TABLE" in capsys.readouterr().err
     jobs.pause("gone")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_partitioned_and_merged_tables_come_and_go_by_the_commands_and_one_partition_is_refused(
+    blocks: tuple[str, str],
+    at_source: Database,
+    at_target: Database,
+    eventually: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_tables(at_source, "sales", "users_1", "users_2")
+    at_source("update users_2 set id = id + 100")
+    at_source("create table parts (id int primary key) partition by range (id)")
+    at_source("create table parts_1 partition of parts for values from (0) to (1000)")
+    at_source("insert into parts select generate_series(1, 30)")
+    rule = "case when SOURCE_OBJECT like 'users_%' then 'public.users' end"
+    spec = SyncSpec(tables=("public.*",), exclude=("public.users_2",), mapping=(rule,))
+    jobs.create_job("kin", source=blocks[0], target=blocks[1], spec=spec)
+    run = jobs.start("kin", wait_s=60)
+
+    def states() -> dict[str, str]:
+        return {t.table.removeprefix("public."): t.state for t in tables("kin")}
+
+    rest = {"sales": "following", "users_1": "following"}
+    eventually(lambda: states() == rest | {"parts": "following", "parts_1": "following"})
+    assert main(["table", "add", "kin", "public.users_2"]) == 0, capsys.readouterr().err
+    assert main(["table", "remove", "kin", "public.parts_1"]) == 3
+    assert "is a partition of public.parts" in capsys.readouterr().err
+    assert main(["table", "remove", "kin", "public.parts"]) == 0
+    eventually(lambda: states() == rest | {"users_2": "following"}, 90)
+    assert jobs.get_job("kin").spec.exclude == ("public.parts", "public.parts_1")
+    assert at_target("select count(*) from users") == [(100,)]
+
+    assert main(["table", "remove", "kin", "public.users_2"]) == 0
+    eventually(lambda: states()["users_2"] == "not followed")
+    assert main(["table", "add", "kin", "public.parts"]) == 3
+    assert "NOT_EMPTY" in capsys.readouterr().err
+    at_source("delete from parts where id > 10")
+    at_source("delete from users_2 where id > 110")
+    assert main(["table", "add", "kin", "public.parts", "--truncate"]) == 0
+    assert main(["table", "add", "kin", "public.users_2"]) == 0, capsys.readouterr().err
+    everything = rest | dict.fromkeys(("users_2", "parts", "parts_1"), "following")
+    eventually(lambda: states() == everything, 120)
+    assert jobs.verify("kin").equal
+    assert at_target("select count(*) from parts union all select count(*) from users") == [
+        (10,), (60,),
+    ]  # fmt: skip
+    assert jobs.status("kin").instance == run
+    jobs.pause("kin")

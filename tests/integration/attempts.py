@@ -227,9 +227,11 @@ def load(server: Server, statements: Callable[[int], str]) -> Iterator[Callable[
             with connect(server, "application") as connection:
                 connection.execute("set search_path = public")
                 while not end.is_set():
-                    with contextlib.suppress(*RETRIED):
+                    try:
                         connection.execute(statements(done).encode())
                         done += 1
+                    except RETRIED:  # where the statements began a transaction, it is still open
+                        connection.rollback()
         except BaseException as exc:  # noqa: BLE001 - raised again on the thread of the test
             failed.append(exc)
 

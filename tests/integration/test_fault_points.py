@@ -69,7 +69,9 @@ def follows(target) -> bool:
     return known is not None and known.phase == "streaming"
 
 
-@pytest.mark.parametrize("point", [p for p in POINTS if not p.startswith(("quarantine", "rename"))])
+@pytest.mark.parametrize(
+    "point", [p for p in POINTS if not p.startswith(("quarantine", "rename", "join"))]
+)
 def test_after_a_kill_at_any_point_the_next_attempt_makes_both_sides_equal(point, source, target):
     execute(source, FEW)
     attempt = attempt_process.start(

@@ -305,11 +305,15 @@ class PostgresApplier:
         return tuple(r for r, b in self._bindings.items() if (b.table.schema, b.table.name) == name)
 
     def _of(self, relid: int) -> tuple[int, ...]:
-        """The relation and those that are merged with it."""
+        """The relation and those that follow merged with it."""
         table = self._tables[relid]
         if not table.shards:
             return (relid,)
-        return tuple(r for r, other in self._tables.items() if other.target == table.target)
+        return tuple(
+            r
+            for r, other in self._tables.items()
+            if other.target == table.target and r not in self._parked
+        )
 
     def _names(self, relids: tuple[int, ...]) -> str:
         return ", ".join(".".join(self._tables[r].full_name) for r in relids)

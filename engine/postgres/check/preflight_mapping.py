@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from prefect_datasync.engine.postgres.catalog import OUR_SCHEMA, Identity, Name, Table, qualified
-from prefect_datasync.engine.postgres.check.findings import Finding, block, info, named
+from prefect_datasync.engine.postgres.check.findings import Finding, block, info, named, warn
 from prefect_datasync.engine.postgres.comparison.row_hash import key_columns
 from prefect_datasync.engine.postgres.definitions.ddl_names import LONGEST
 from prefect_datasync.engine.spec import ExistingRows, SyncSpec
@@ -65,11 +65,11 @@ def _merged(spec: SyncSpec, target: Name, shards: Sequence[Table]) -> Iterator[F
             "set the job's `existing_rows` to `stop` or `truncate`",
         )
     if spec.quarantine_limit:
-        yield block(
+        yield warn(
             "MERGE_QUARANTINE",
             f"{where} gets the rows of {len(shards)} tables, and a refused row that moves from one to another"
-            " could not be followed",
-            "set the job's `quarantine_limit` to 0",
+            " could not be followed: the first one lets them rest, whatever the `quarantine_limit`",
+            "nothing, if that is meant",
         )
     if parts := [t for t in shards if t.kind == "p"]:
         yield block(

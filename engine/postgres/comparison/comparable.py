@@ -12,7 +12,13 @@ from dataclasses import dataclass
 
 from prefect_datasync.engine.postgres.catalog import Identity, Name, Table
 from prefect_datasync.engine.postgres.check.preflight_mapping import why_not_one
-from prefect_datasync.engine.postgres.job_rows.ledger import DROPPED, Phase, TableRow, Wish
+from prefect_datasync.engine.postgres.job_rows.ledger import (
+    DROPPED,
+    REMOVED,
+    Phase,
+    TableRow,
+    Wish,
+)
 from prefect_datasync.engine.quantities import quarantined_words
 from prefect_datasync.engine.spec import Keyless, SyncSpec
 from prefect_datasync.engine.switches import Policy, Rows
@@ -23,6 +29,7 @@ SOON = (
     _COPIED_AGAIN,
     _NEW,
 )  #: so begins what is said of a table that the job itself will put right
+_LEFT: dict[str | None, str] = {DROPPED: "dropped at the source", REMOVED: "removed from the job"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +71,12 @@ def comparable(found: Sequence[Table], rows: Sequence[TableRow], spec: SyncSpec)
     for name, why in behind.items():
         verdicts[name] = TableVerdict(*name, 0, 0, False, note=why)
     left = tuple(t for t in tables if t.full_name not in verdicts)
-    dropped = {
-        row.target: row.full_name
+    left_there = {
+        row.target: f"rows of {'.'.join(row.full_name)}, which was {_LEFT[row.fault]}, are kept in it"
         for row in rows
-        if row.phase is Phase.ASIDE and row.fault == DROPPED and row.full_name not in by_name
+        if row.phase is Phase.ASIDE and row.fault in _LEFT and row.full_name not in by_name
     }
-    kept = {
-        t.full_name: f"rows of {'.'.join(dropped[t.target])}, which was dropped at the source, are kept in it"
-        for t in left
-        if t.target in dropped
-    }
+    kept = {t.full_name: left_there[t.target] for t in left if t.target in left_there}
     return Comparable(left, verdicts, dict(_notes(left, rows, spec, kept)), kept)
 
 

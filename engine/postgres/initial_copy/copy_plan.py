@@ -22,6 +22,7 @@ from prefect_datasync.engine.postgres.definitions import ddl
 from prefect_datasync.engine.postgres.initial_copy.unproven_checks import put_aside
 from prefect_datasync.engine.postgres.job_rows import ledger, owning
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, again_key
+from prefect_datasync.engine.postgres.job_rows.staging import is_staging
 from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.session import Connection, translating
 from prefect_datasync.engine.postgres.tables import fingerprint, publication
@@ -210,7 +211,8 @@ def _readable_slot(attempt: Attempt, source: Connection, name: str) -> slot.Expo
 def _make_tables(attempt: Attempt, source: Connection, tables: Sequence[Table]) -> None:
     """Record the job's tables, and create those that are missing at the target."""
     target, key = attempt.hold.connection, attempt.key
-    names = {t.target for t in tables}
+    tables_of_users = [t for t in tables if not is_staging(t.target)]
+    names = {t.target for t in tables_of_users}
     there = read_tables(target, lambda schema, name: (schema, name) in names)
     # what an earlier instance did may have been under another mapping: it counts for the target's table
     before = ledger.read_tables(target, key)
@@ -243,7 +245,7 @@ def _make_tables(attempt: Attempt, source: Connection, tables: Sequence[Table]) 
             " (select * from unnest(%s::text[], %s::text[]))",
             (key, [t.schema for t in tables], [t.name for t in tables]),
         )
-    plan = ddl.blueprint(source, target, tables)
+    plan = ddl.blueprint(source, target, tables_of_users)
     for sentence in plan.skipped:
         attempt.say(sentence)
     ddl.create_before(target, plan)

@@ -26,6 +26,7 @@ from prefect_datasync.engine.postgres.initial_copy.unproven_checks import put_ba
 from prefect_datasync.engine.postgres.job_rows import ledger
 from prefect_datasync.engine.postgres.job_rows.known import read_known
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
+from prefect_datasync.engine.postgres.job_rows.staging import is_staging
 from prefect_datasync.engine.postgres.quarantine import quarantine
 from prefect_datasync.engine.postgres.quarantine.isolated_copy import Tolerance
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
@@ -294,7 +295,8 @@ class CopyStage:
                     self._build(self._tables[name], statements)
                 put_back(source, connection, hold.key, attempt.spec, ours)
             if attempt.spec.mode.copies:
-                for each in carry(source, connection, list(self._tables.values())):
+                final = [t for t in self._tables.values() if not is_staging(t.target)]
+                for each in carry(source, connection, final):
                     if each.problem is not None:
                         attempt.say(f"{each.sequence} was not set: {each.problem} ({each.do})")
         faults.reach("copy.before_finish")

@@ -4,7 +4,8 @@ The tables form a small job of their own beside the job: own rows, slot and publ
 everything that makes a job exact and lets it go on after a fault holds for them too. When the small one has
 caught up, both streams are asked to stand at one position H. Then one transaction at the target enters the
 tables into the job with H as the snapshot of their copy, ends the small job, and raises the job's epoch: the
-job's stream, which still passes the tables over, cannot write any more and begins anew with them.
+job's stream, which still passes the tables over, cannot write any more and begins anew with them. A table that
+comes to others with which it is merged is copied apart, and its rows are put beside theirs then (`joining`).
 
 A process that is killed on the way leaves the small job's rows, from which the next attempt goes on; after
 the transaction it leaves a slot, which the next attempt drops.
@@ -12,10 +13,9 @@ the transaction it leaves a slot, which the next attempt drops.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from prefect_datasync.engine import faults
@@ -31,20 +31,22 @@ from prefect_datasync.engine.errors import (
 from prefect_datasync.engine.metrics import Meter
 from prefect_datasync.engine.postgres import removal, slot
 from prefect_datasync.engine.postgres.attempt import Attempt
+from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.catalog import Name
 from prefect_datasync.engine.postgres.changes.streaming import StreamStage
 from prefect_datasync.engine.postgres.check.findings import block_message
 from prefect_datasync.engine.postgres.check.preflight_mapping import check_mapping
 from prefect_datasync.engine.postgres.definitions.ddl_follow import follow_shapes
-from prefect_datasync.engine.postgres.definitions.ddl_members import Ambiguous, member_changes
-from prefect_datasync.engine.postgres.definitions.marks import Mark, read_marks
-from prefect_datasync.engine.postgres.initial_copy import handing_over
+from prefect_datasync.engine.postgres.definitions.marks import read_marks
+from prefect_datasync.engine.postgres.initial_copy import handing_over, joining
 from prefect_datasync.engine.postgres.initial_copy.again_spec import again_spec
 from prefect_datasync.engine.postgres.initial_copy.copying import CopyStage
 from prefect_datasync.engine.postgres.job_rows import boundary, ledger, state
 from prefect_datasync.engine.postgres.job_rows.hold import Hold
 from prefect_datasync.engine.postgres.job_rows.known import read_known
-from prefect_datasync.engine.postgres.job_rows.ledger import Wish, again_key
+from prefect_datasync.engine.postgres.job_rows.ledger import again_key
+from prefect_datasync.engine.postgres.job_rows.staging import drop_staging, is_staging
+from prefect_datasync.engine.postgres.job_rows.wishing import wish_together
 from prefect_datasync.engine.postgres.lsn import Lsn
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
 from prefect_datasync.engine.postgres.tables import fingerprint
@@ -72,6 +74,7 @@ class CopyingAgain:
         self._following: StreamStage | None = None
         self._entered: list[Name] = []
         self._over: str | None = None  #: why the small job is to leave, though the attempt goes on
+        self._left: dict[Name, str] = {}  #: what could not be put beside what it is merged with
 
     def wake(self) -> None:
         """Begin, unless it is at work or has failed just now; never waits."""
@@ -139,20 +142,25 @@ class CopyingAgain:
             hold.take()
             if not hold.resumed:
                 hold.begin_instance()
-            wished = ledger.to_copy_again(ledger.read_tables(hold.connection, main.key))
+            if hold.row.phase == "creating":
+                wish_together(hold.connection, main.key)
+            rows = ledger.read_tables(hold.connection, main.key)
+            wished = ledger.to_copy_again(rows)
             if hold.row.phase == "creating":
                 names += wished
+                apart = joining.apart(main.key, rows, names)
             else:
-                rows = ledger.read_tables(hold.connection, self._key)
-                names += [row.full_name for row in rows]
+                small = ledger.read_tables(hold.connection, self._key)
+                names += [row.full_name for row in small]
+                apart = {r.full_name: r.target for r in small if is_staging(r.target)}
                 self._copied = tuple(
                     TableCopy(".".join(r.full_name), r.rows, r.bytes, r.bytes, copied=True)
-                    for r in rows
+                    for r in small
                 )
             if not names or set(names).difference(wished):  # somebody has let one rest meanwhile
                 self._dissolve(hold.connection)
                 return
-            attempt = self._attempt(hold, names)
+            attempt = self._attempt(hold, names, apart)
             main.say(f"copying {_list(names)} again; the other tables go on")
             self._copy(attempt, names)
             if self._asked() is None:
@@ -163,15 +171,17 @@ class CopyingAgain:
             self._tries = 0
             for sentence in removal.drop_at_source(self._key, main.source):
                 main.say(sentence)
+            for name, fault in self._left.items():
+                main.say(f"TABLE_PARKED: {'.'.join(name)} rests, the others go on: {fault}")
             if self._entered:
                 main.say(f"{_list(self._entered)} follows its source again")
 
-    def _attempt(self, hold: Hold, names: list[Name]) -> Attempt:
+    def _attempt(self, hold: Hold, names: list[Name], apart: Mapping[Name, Name]) -> Attempt:
         main = self._main
         # Rows that come into quarantine are the job's in the end, and must be in the form of its stream.
         return Attempt(
-            hold, main.source, main.target, again_spec(main.spec, names), self._asked, main.say, Meter(),
-            binary=main.hold.row.binary_stream,
+            hold, main.source, main.target, again_spec(main.spec, names, apart), self._asked,
+            main.say, Meter(), binary=main.hold.row.binary_stream,
         )  # fmt: skip
 
     def _copy(self, attempt: Attempt, names: list[Name]) -> None:
@@ -187,27 +197,18 @@ class CopyingAgain:
                 tables = synced_tables(source, attempt.spec, known)
                 lost = set(names) - {t.full_name for t in tables}
                 handing_over.let_go(source, attempt.hold.connection, self._main, lost)
-                handing_over.publish(
+                found = handing_over.publish(
                     source, attempt.hold.connection, self._main, attempt.spec, known
                 )
+                final = [t for t in tables if not is_staging(t.target)]
                 here, there = source.info.dbname, attempt.hold.connection.info.dbname
-                if refused := block_message(check_mapping(attempt.spec, tables, here, there)):
+                if refused := block_message(check_mapping(attempt.spec, final, here, there)):
                     raise refused
-                followed = {
-                    row.full_name: dict(Mark.of(row.mark).labels)
-                    for row in ledger.read_tables(attempt.hold.connection, self._main.key)
-                    if row.mark
-                }
-                for table in tables:
-                    before = followed.get(table.full_name, {})
-                    with contextlib.suppress(Ambiguous):  # the rows will tell whether they fit
-                        for change in member_changes(
-                            source, attempt.hold.connection, table, before, emptied=True
-                        ):
-                            attempt.hold.connection.execute(change.encode())
+                joining.make_room(source, attempt.hold.connection, self._main, tables, found)
+                handing_over.follow_types(source, attempt.hold.connection, self._main.key, tables)
                 now = read_marks(source, [t.relid for t in tables])
             moved = handing_over.enlist(attempt.hold, self._main.key, tables, now)
-            for sentence in follow_shapes(attempt.hold.connection, tables, moved):
+            for sentence in follow_shapes(attempt.hold.connection, final, moved):
                 attempt.say(sentence)
         try:
             while attempt.hold.row.phase in state.COPYING and self._asked() is None:
@@ -258,27 +259,40 @@ class CopyingAgain:
                 self._wait(CAUGHT_UP_S)
                 continue
             try:
-                with connect(main.target, f"datasync {main.key} hand over") as control:
+                with (
+                    connect(main.target, f"datasync {main.key} hand over") as control,
+                    cancelling(self._stopped, control),
+                ):
                     boundary.alone(control, main.key, self._asked)
+                    joins = joining.joins_of(control, main, attempt)
                     boundary.stand(control, keys, Lsn(0), self._asked)
                     try:
                         published = self._published()
                         system = slot.identify(main.source, main.application("identify"))
                         boundary.stand(control, keys, system.flushed, self._asked)
+                        if joins:
+                            with connect(main.source, main.application("look")) as source:
+                                joining.refuse_changed(source, joins)
                         faults.reach("again.before_hand_over")
                         with self._stream.handing_over():
-                            self._entered = handing_over.enter(
-                                control, main.hold.epoch, attempt.hold, keys, names,
-                                system.flushed, published,
-                            )  # fmt: skip
+                            self._entered, self._left = handing_over.enter(
+                                *(control, main.hold.epoch, attempt.hold, keys, names),
+                                *(system.flushed, published, joins),
+                            )
                             self._over = HANDED
                         faults.reach("again.after_hand_over")
                     finally:
                         if not self._handed:
                             boundary.release(control, keys)
+            except CopyStopped:
+                return
             except TransientError as exc:
                 attempt.say(f"{exc} It is repeated.")
                 self._wait(AGAIN_S)
+
+    def _stopped(self) -> object | None:
+        """Whether to break off what has to be done as a whole; not once it is."""
+        return None if self._handed else self._main.stop()
 
     def _published(self) -> str:
         """How the job's publications are now."""
@@ -299,7 +313,7 @@ class CopyingAgain:
         main, about = self._main, names
         try:
             with connect(main.target, f"datasync {main.key} give up") as connection:
-                about = self._about(connection, names, relids)
+                about = handing_over.about(connection, (main.key, self._key), names, relids)
                 if not again:
                     ledger.give_up(
                         connection, main.key, main.hold.epoch, dict.fromkeys(about, fault)
@@ -316,20 +330,9 @@ class CopyingAgain:
         """Forget the small job; what is wished then begins with another one."""
         with translating("forget the small job"):
             connection.execute("delete from prefect_datasync.job where job = %s", (self._key,))
+            drop_staging(connection, self._main.key)
         for sentence in removal.drop_at_source(self._key, self._main.source):
             self._main.say(sentence)
-
-    def _about(
-        self, connection: Connection, names: list[Name], relids: Collection[int]
-    ) -> list[Name]:
-        """The tables that a fault is about, and what is merged with them."""
-        rows = ledger.read_tables(connection, self._main.key)
-        wished = [
-            row for row in rows if (row.full_name in names if names else row.wish is Wish.COPY)
-        ]
-        both = (*rows, *ledger.read_tables(connection, self._key))
-        targets = {row.target for row in both if row.relid in relids}
-        return [r.full_name for r in wished if r.target in targets] or [r.full_name for r in wished]
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 
 from prefect_datasync.engine.errors import DataError, DatasyncError, TransientError
 from prefect_datasync.engine.postgres.attempt import Attempt
-from prefect_datasync.engine.postgres.catalog import Name, Table
+from prefect_datasync.engine.postgres.catalog import OUR_SCHEMA, Name, Table
+from prefect_datasync.engine.postgres.definitions.ddl_members import Ambiguous, member_changes
 from prefect_datasync.engine.postgres.definitions.marks import Mark
+from prefect_datasync.engine.postgres.initial_copy.joining import Joining, join
 from prefect_datasync.engine.postgres.job_rows import chosen, ledger
 from prefect_datasync.engine.postgres.job_rows.chosen import Chosen
 from prefect_datasync.engine.postgres.job_rows.hold import Hold
 from prefect_datasync.engine.postgres.job_rows.known import AllKnown, read_known
+from prefect_datasync.engine.postgres.job_rows.ledger import Wish
 from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
 from prefect_datasync.engine.postgres.tables import (
@@ -81,12 +85,15 @@ def publish(
     main: Attempt,
     wished: SyncSpec,
     known: AllKnown,
-) -> None:
+) -> tuple[Table, ...]:
     """Publish tables to the job, if they are not: it takes them over once they are copied.
 
     Args:
         wished: selects them.
         known: see `synced_tables`.
+
+    Returns:
+        All of the job's tables.
 
     Raises:
         DataError: code NOT_PUBLISHED, the job has no publication for tables without a key.
@@ -103,6 +110,36 @@ def publish(
             do="give it a key, or `datasync restart JOB`",
             code="NOT_PUBLISHED",
         )
+    return found
+
+
+def follow_types(source: Connection, target: Connection, key: str, tables: Sequence[Table]) -> None:
+    """Let the types of the tables' columns have the members that they have at the source."""
+    followed = {
+        row.full_name: dict(Mark.of(row.mark).labels)
+        for row in ledger.read_tables(target, key)
+        if row.mark
+    }
+    for table in tables:
+        before = followed.get(table.full_name, {})
+        with contextlib.suppress(Ambiguous):  # the rows will tell whether they fit
+            for change in member_changes(source, target, table, before, emptied=True):
+                target.execute(change.encode())
+
+
+def about(
+    connection: Connection, keys: tuple[str, str], names: list[Name], relids: Collection[int]
+) -> list[Name]:
+    """The tables that a fault is about, and what is merged with them.
+
+    Args:
+        keys: of the job and the small one.
+    """
+    rows = ledger.read_tables(connection, keys[0])
+    wished = [row for row in rows if (row.full_name in names if names else row.wish is Wish.COPY)]
+    both = (*rows, *ledger.read_tables(connection, keys[1]))
+    targets = {row.target for row in both if row.relid in relids}
+    return [r.full_name for r in wished if r.target in targets] or [r.full_name for r in wished]
 
 
 def enlist(small: Hold, key: str, tables: Sequence[Table], now: Mapping[int, Mark]) -> set[Name]:
@@ -119,7 +156,7 @@ def enlist(small: Hold, key: str, tables: Sequence[Table], now: Mapping[int, Mar
     known = {r.full_name: r for r in rows}
     emptied = {r.target for r in rows if r.filled or r.empties}
     moved: set[Name] = set()
-    with translating("write the tables of the small job"):
+    with translating("write the tables of the small job"), small.connection.transaction():
         for table in tables:
             row = known[table.full_name]
             mark = now.get(table.relid)
@@ -146,14 +183,16 @@ def enter(
     names: list[Name],
     lsn: Lsn,
     published: str,
-) -> list[Name]:
+    joins: Sequence[Joining],
+) -> tuple[list[Name], dict[Name, str]]:
     """Make the tables the job's from *lsn* on, if both streams still stand there.
 
     Args:
         published: the fingerprint of the job's publications, as read before *lsn*.
+        joins: those whose rows are put beside others'.
 
     Returns:
-        Those that follow: not what somebody has let rest meanwhile.
+        Those that follow, not what somebody has let rest meanwhile; and why some could not join others.
     """
     main, small, at = *keys, format_lsn(lsn)
     named = ([n[0] for n in names], [n[1] for n in names])
@@ -167,6 +206,17 @@ def enter(
         if held != (2,):
             raise TransientError(
                 "a stream went on before its tables were handed over", code="NOT_HELD"
+            )
+        left = join(control, joins)
+        for name, fault in left.items():
+            control.execute(
+                "update prefect_datasync.job_table set fault = %s, wish = null"
+                " where (job, nsp, rel) = (%s, %s, %s) and phase = 'parked'",
+                (fault[: ledger.FAULT_CHARS], main, *name),
+            )
+            control.execute(
+                "delete from prefect_datasync.job_table where (job, nsp, rel) = (%s, %s, %s)",
+                (small, *name),
             )
         control.execute(
             "delete from prefect_datasync.job_chunk where job = %s"
@@ -190,11 +240,13 @@ def enter(
             " and (s.nsp, s.rel) = (t.nsp, t.rel) and t.wish = 'copy' returning t.nsp, t.rel",
             (at, main, small),
         ).fetchall()
+        if joins:
+            control.execute(_LIKE_THE_OTHERS, (main, OUR_SCHEMA, small))
         control.execute(  # rows of merged tables that are gone at the source are gone here, too
             "delete from prefect_datasync.job_table t using prefect_datasync.job_table s"
-            " where t.job = %s and s.job = %s and t.fault = %s and (t.nsp, t.rel) <> (s.nsp, s.rel)"
+            " where t.job = %s and s.job = %s and t.fault = any(%s) and (t.nsp, t.rel) <> (s.nsp, s.rel)"
             " and (coalesce(t.to_nsp, t.nsp), coalesce(t.to_rel, t.rel)) = (s.to_nsp, s.to_rel)",
-            (main, small, ledger.DROPPED),
+            (main, small, [ledger.DROPPED, ledger.REMOVED]),
         )
         recorded = control.execute(
             "select m.publications, array(select t.relid::int8 from prefect_datasync.job_table t"
@@ -213,4 +265,15 @@ def enter(
             (main, small),
         )
         control.execute("delete from prefect_datasync.job where job = %s", (small,))
-    return entered
+    return entered, left
+
+
+# What has joined others was made with them, and is copied again if that is wished for them meanwhile.
+_LIKE_THE_OTHERS = """
+update prefect_datasync.job_table t set made = o.made, wish = case when o.again then 'copy' end
+from (select coalesce(to_nsp, nsp) as nsp, coalesce(to_rel, rel) as rel, job, bool_or(made) as made,
+        bool_or(wish = 'copy' and filled) is true as again
+      from prefect_datasync.job_table where job = %s group by 1, 2, 3) o
+where o.job = t.job and (o.nsp, o.rel) = (coalesce(t.to_nsp, t.nsp), coalesce(t.to_rel, t.rel))
+  and t.phase = 'copied'
+  and (t.nsp, t.rel) in (select nsp, rel from prefect_datasync.job_table where to_nsp = %s and job = %s)"""

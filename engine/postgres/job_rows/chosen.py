@@ -7,7 +7,9 @@ target, from which the attempt at work learns of it within a second.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 
 from prefect_datasync.engine.errors import ActionRefused, ConfigError
 from prefect_datasync.engine.postgres.catalog import Name
@@ -15,6 +17,8 @@ from prefect_datasync.engine.postgres.job_rows import ledger, state
 from prefect_datasync.engine.postgres.job_rows.earlier import reading
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.spec import SyncSpec
+
+NO_PARTS: Mapping[Name, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +71,30 @@ def read_text(connection: Connection, key: str) -> str | None:
 
 
 def with_table(
-    old: Chosen, spec: SyncSpec, table: Name, relid: int | None, *, empties: bool = False
+    old: Chosen,
+    spec: SyncSpec,
+    table: Name,
+    relid: int | None,
+    parts: Mapping[Name, int] = NO_PARTS,
+    *,
+    empties: bool = False,
 ) -> Chosen:
     """The same and one table more.
 
     Args:
+        parts: its partitions, with their relations.
         empties: the target's table may be emptied, whosever its rows are.
 
     Raises:
         ConfigError: an exclude pattern stands in the way.
     """
     pattern = _pattern(table)
-    exclude = tuple(each for each in old.exclude if each != pattern)
-    removed = tuple(each for each in old.removed if each != relid)
-    emptied = (*_except(table, old.emptied), *([table] if empties else ()))
-    added = (*_except(table, old.added), table)
+    names = (table, *parts)
+    theirs = set(map(_pattern, names))
+    exclude = tuple(each for each in old.exclude if each not in theirs)
+    removed = tuple(each for each in old.removed if each not in {relid, *parts.values()})
+    emptied = (*_except(names, old.emptied), *(names if empties else ()))
+    added = (*_except(names, old.added), *names)
     new = Chosen(old.tables, exclude, added, emptied, removed)
     if not new.applied(spec).selects(*table):
         new = replace(new, tables=(*old.tables, pattern))
@@ -92,22 +105,32 @@ def with_table(
     return new
 
 
-def without_table(old: Chosen, spec: SyncSpec, table: Name, relid: int | None) -> Chosen:
+def without_table(
+    old: Chosen,
+    spec: SyncSpec,
+    table: Name,
+    relid: int | None,
+    parts: Mapping[Name, int] = NO_PARTS,
+) -> Chosen:
     """The same and one table less.
 
     Args:
         relid: None if its relation is followed by another name.
+        parts: its partitions, with their relations; each may be selected by its own name, too.
 
     Raises:
         ConfigError: nothing would be left.
     """
-    pattern = _pattern(table)
-    added, emptied = _except(table, old.added), _except(table, old.emptied)
-    tables = tuple(each for each in old.tables if each != pattern)
-    removed = old.removed if relid is None else (*old.removed, relid)
+    names = (table, *parts)
+    theirs = set(map(_pattern, names))
+    added, emptied = _except(names, old.added), _except(names, old.emptied)
+    tables = tuple(each for each in old.tables if each not in theirs)
+    gone = (*(() if relid is None else (relid,)), *parts.values())
+    removed = tuple(dict.fromkeys((*old.removed, *gone)))
     new = Chosen(tables, old.exclude, added, emptied, removed)
-    if new.applied(spec).selects(*table):
-        new = replace(new, exclude=(*old.exclude, pattern))
+    left = new.applied(spec)
+    if more := [_pattern(name) for name in names if left.selects(*name)]:
+        new = replace(new, exclude=(*old.exclude, *more))
     if not tables:
         raise ConfigError("a job without tables is none", do="`datasync delete JOB`")
     return new
@@ -118,6 +141,7 @@ def write(
     key: str,
     chosen: Chosen,
     table: Name,
+    parts: Iterable[Name] = (),
     *,
     removing: bool,
     forget: bool = False,
@@ -125,6 +149,7 @@ def write(
     """Tell the attempt that holds the job, if the job has begun.
 
     Args:
+        parts: the table's partitions.
         forget: take the table out of the ledger at once: it rests, and its relation has another row.
 
     Raises:
@@ -140,15 +165,19 @@ def write(
             return
         if phase != "streaming":
             raise state.not_following()
+        names = [table, *parts]
         wished = connection.execute(
-            "select 1 from prefect_datasync.job_table where (nsp, rel) = (%s, %s)"
+            "select nsp, rel from prefect_datasync.job_table"
+            " where (nsp, rel) in (select * from unnest(%s::text[], %s::text[]))"
             " and (job = %s and wish is not null or job = %s)",
-            (*table, key, ledger.again_key(key)),
+            ([n[0] for n in names], [n[1] for n in names], key, ledger.again_key(key)),
         ).fetchone()
         if removing and wished:
             raise ActionRefused(
-                f"{'.'.join(table)} is being copied again", do="wait until it follows"
+                f"{'.'.join(wished)} is being copied again", do="wait until it follows"
             )
+        if not removing:
+            _copy_with_the_others(connection, key, table)
         connection.execute(
             "update prefect_datasync.job set chosen = %s where job = %s",
             (chosen.text, key),
@@ -157,8 +186,22 @@ def write(
             connection.execute(ledger.FORGET, (key, *table, None, key))
 
 
-def _except(table: Name, names: tuple[Name, ...]) -> tuple[Name, ...]:
-    return tuple(each for each in names if each != table)
+def _except(gone: Collection[Name], names: tuple[Name, ...]) -> tuple[Name, ...]:
+    return tuple(each for each in names if each not in gone)
+
+
+def _copy_with_the_others(connection: Connection, key: str, table: Name) -> None:
+    """One that comes back to those that it was merged with has rows among theirs: they are copied together."""
+    back = connection.execute(
+        "update prefect_datasync.job_table set phase = 'parked', wish = 'copy', fault = 'it was added again'"
+        " where (job, nsp, rel) = (%s, %s, %s) and fault = %s returning 1",
+        (key, *table, ledger.REMOVED),
+    ).fetchone()
+    if back:
+        connection.execute(
+            f"update prefect_datasync.job_table t set wish = 'copy' where {ledger.MERGED_WITH}",
+            ledger.these(key, [table]),
+        )
 
 
 def _pattern(table: Name) -> str:

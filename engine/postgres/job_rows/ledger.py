@@ -6,7 +6,7 @@ on; it comes back by a new copy (`again`), never by going on. A wish is written 
 attempt that holds the job. One that is aside has nothing more to follow: its changes are passed over, too.
 
 Tables that are merged into one at the target are copied again together: nobody could tell which of its rows are
-whose.
+whose, and those of a dropped or removed one go then. One that has put none there yet comes alone (`joining`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from prefect_datasync.engine.snapshot import CopyRule
 
 FAULT_CHARS = 500
 DROPPED = "it was dropped at the source"
+REMOVED = (
+    "it was removed from the job; its rows stay among those of the tables that it was merged with"
+)
 _AGAIN = "-again"
 
 
@@ -73,6 +76,11 @@ class TableRow:
     def full_name(self) -> Name:
         """Schema and name, as keys of mappings."""
         return self.schema, self.name
+
+    @property
+    def fills(self) -> bool:
+        """Whether the target has rows of it that it answers for: not one that was dropped or removed."""
+        return self.filled and self.fault not in (DROPPED, REMOVED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,11 +316,11 @@ FORGET = """with gone as (delete from prefect_datasync.job_table
 update prefect_datasync.job set records = records + rows_copied, bytes = bytes + bytes_copied
 from gone where job = %s"""
 
-#: Tables with the same name at the target as one of those that are named; what is gone at the source stays.
-MERGED_WITH = f"""t.job = %s and t.fault is distinct from '{DROPPED}'
+#: Tables with rows where one of those that are named has put its own; what was dropped or removed stays.
+MERGED_WITH = f"""t.job = %s and t.filled and (t.fault in ('{DROPPED}', '{REMOVED}')) is not true
   and (coalesce(t.to_nsp, t.nsp), coalesce(t.to_rel, t.rel)) in (
     select coalesce(s.to_nsp, s.nsp), coalesce(s.to_rel, s.rel) from prefect_datasync.job_table s
-    where s.job = t.job and (s.nsp, s.rel) in (select * from unnest(%s::text[], %s::text[])))"""
+    where s.job = t.job and s.filled and (s.nsp, s.rel) in (select * from unnest(%s::text[], %s::text[])))"""
 
 
 def these(key: str, names: Iterable[Name]) -> tuple[str, list[str], list[str]]:

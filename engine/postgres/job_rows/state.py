@@ -19,6 +19,7 @@ from prefect_datasync.engine.errors import ActionRefused, JobBusy
 from prefect_datasync.engine.postgres.catalog import OUR_SCHEMA
 from prefect_datasync.engine.postgres.job_rows import ledger
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, again_key, fenced, lsn_of
+from prefect_datasync.engine.postgres.job_rows.staging import drop_staging
 from prefect_datasync.engine.postgres.job_rows.state_schema import has_schema
 from prefect_datasync.engine.postgres.lsn import Lsn, format_lsn
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
@@ -275,6 +276,7 @@ def begin_instance(connection: Connection, key: str, epoch: int, instance: str) 
     """Forget the earlier instance's phases and counters; the slot's generation goes on."""
     with translating("begin a new instance"), connection.transaction():
         connection.execute("delete from prefect_datasync.job where job = %s", (again_key(key),))
+        drop_staging(connection, key)
         connection.execute("delete from prefect_datasync.job_chunk where job = %s", (key,))
         connection.execute("delete from prefect_datasync.quarantine where job = %s", (key,))
         connection.execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect_datasync.engine.postgres.catalog import OUR_SCHEMA
 from prefect_datasync.engine.postgres.job_rows.ledger import again_key
+from prefect_datasync.engine.postgres.job_rows.staging import drop_staging
 from prefect_datasync.engine.postgres.session import Connection, translating
 
 _DDL = """
@@ -130,6 +131,7 @@ def drop_rows(connection: Connection, key: str) -> None:
         connection.execute(
             "delete from prefect_datasync.job where job = any(%s)", ([key, again_key(key)],)
         )
+        drop_staging(connection, key)
         left = connection.execute("select exists (select from prefect_datasync.job)").fetchone()
         if left == (False,):
             connection.execute("drop schema prefect_datasync cascade")

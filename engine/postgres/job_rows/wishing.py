@@ -12,7 +12,8 @@ from prefect_datasync.engine.postgres.session import Connection, Server, connect
 def request(target: Server, key: str, table: Name, wish: Wish) -> TableRow:
     """Wish something for a table; the attempt that holds the job heeds it, now or as soon as there is one.
 
-    What is wished for a partitioned table is wished for its partitions; a copy also for what is merged.
+    What is wished for a partitioned table is wished for its partitions; a copy also for what is merged, unless
+    the table has put no rows among the others' yet.
 
     Returns:
         The table as it was.
@@ -40,7 +41,7 @@ def request(target: Server, key: str, table: Name, wish: Wish) -> TableRow:
             raise state.not_following()
         row = found[table]
         if row.phase is Phase.ASIDE and (
-            wish is Wish.PARK or (row.fault or "").startswith(ledger.DROPPED)
+            wish is Wish.PARK or (row.fault or "").startswith((ledger.DROPPED, ledger.REMOVED))
         ):
             raise ActionRefused(
                 f"{'.'.join(table)} is not followed ({row.fault})",
@@ -67,6 +68,23 @@ def request(target: Server, key: str, table: Name, wish: Wish) -> TableRow:
                 ledger.these(key, parts),
             )
     return row
+
+
+def wish_together(connection: Connection, key: str) -> None:
+    """Wish a copy of what follows merged with a table that is to be copied again: its rows go with the other's.
+
+    Whoever wishes does so too; here nothing depends on it any more.
+    """
+    with translating("wish for what is merged"):
+        connection.execute(_TOGETHER, (key, ledger.DROPPED, ledger.REMOVED))
+
+
+_TOGETHER = """
+update prefect_datasync.job_table t set wish = 'copy'
+where t.job = %s and t.filled and t.phase = 'copied' and t.wish is distinct from 'copy'
+  and (coalesce(t.to_nsp, t.nsp), coalesce(t.to_rel, t.rel)) in (
+    select coalesce(s.to_nsp, s.nsp), coalesce(s.to_rel, s.rel) from prefect_datasync.job_table s
+    where s.job = t.job and s.filled and s.wish = 'copy' and (s.fault in (%s, %s)) is not true)"""
 
 
 def _partitions(connection: Connection, key: str, row: TableRow) -> list[Name]:

@@ -98,6 +98,30 @@ def occupied(
     return {n for n, at in found.items() if at not in filled and holds_rows(target, at)}
 
 
+def coming(
+    names: Iterable[Name],
+    relids: Mapping[Name, int],
+    entered: Mapping[Name, Table],
+    rows: Sequence[TableRow],
+) -> set[Name]:
+    """Those of the tables that come to others with which they are merged, and have no rows among theirs yet.
+
+    Args:
+        rows: the ledger's: one that is there under another name has its rows at the target already.
+    """
+    filled = {row.target for row in rows if row.fills}
+    known = {row.full_name: row for row in rows}
+    there = {row.relid for row in rows if row.filled}
+    found = set()
+    for name in names:
+        row = known.get(name)
+        new = relids[name] not in there and not (row and row.filled)
+        at = entered[name].target if name in entered else name
+        if new and (row.target if row else at) in filled:
+            found.add(name)
+    return found
+
+
 def take_away(
     source: Connection, attempt: Attempt, row: TableRow, policy: Policy, *, shared: bool
 ) -> tuple[Phase, str]:

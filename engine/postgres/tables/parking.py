@@ -219,7 +219,7 @@ class Parking:
         """Let go of tables that were removed from the job; the target keeps their rows."""
         hold = self._attempt.hold
         removed = frozenset(self._chosen.removed)
-        rows = [row for row in self._rows if row.relid in removed]
+        rows = [r for r in self._rows if r.relid in removed and r.fault != ledger.REMOVED]
         if not rows:
             return
         # first what is expected to be published: a publication with more than that does no harm
@@ -229,8 +229,12 @@ class Parking:
             publishing.let_go(source, fingerprint.names(recorded), removed)
         except CheckFailed as exc:
             self._attempt.say(f"{exc} The changes of the removed tables are passed over.")
-        ledger.forget(hold.connection, hold.key, hold.epoch, [row.full_name for row in rows])
-        self._rows = ledger.read_tables(hold.connection, hold.key)
+        # Rows of merged tables cannot be told from the others': one that comes back must not come beside its own.
+        others = {r.target for r in self._rows if r.fills and r.relid not in removed}
+        stay = {r.full_name: r.relid for r in rows if r.filled and r.target in others}
+        gone = [r.full_name for r in rows if r.full_name not in stay]
+        ledger.forget(hold.connection, hold.key, hold.epoch, gone)
+        self._rest(dict.fromkeys(stay, ledger.REMOVED), stay, None, phase=Phase.ASIDE)
         names = ", ".join(sorted(".".join(row.full_name) for row in rows))
         self._attempt.say(f"removed from the job, kept at the target: {names}")
 
@@ -345,6 +349,7 @@ class Parking:
             faults = {name: why for name, why in faults.items() if name not in theirs}
         ledger.park(
             hold.connection, hold.key, hold.epoch, faults,
-            relids=relids, tables=entered or {}, wish=wish, empties=emptied, phase=phase,
+            relids=relids, tables=entered or {}, wish=wish, phase=phase,
+            empties=emptied - new_and_gone.coming(faults, relids, entered or {}, self._rows),
         )  # fmt: skip
         self._rows = ledger.read_tables(hold.connection, hold.key)
