@@ -36,8 +36,10 @@ def select(attempt: Attempt, name: str, *, removing: bool) -> SyncSpec:
     (table, relid), *parts = family(attempt.source, ("public", name)).items()
     with connect(attempt.target, "look") as connection:
         old = Chosen.of(read_text(connection, KEY), attempt.spec)
-    told = without_table if removing else with_table
-    new = told(old, attempt.spec, table, relid, dict(parts))
+    if removing:
+        new = without_table(old, attempt.spec, table, relid, dict(parts))
+    else:
+        new = with_table(old, attempt.spec, table, relid, dict(parts), empties=True)
     write(attempt.target, KEY, new, table, dict(parts), removing=removing)
     return new.applied(attempt.spec)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from prefect_datasync.engine.postgres.catalog import Name, qualified
+from prefect_datasync.engine.postgres.catalog import OUR_SCHEMA, Name, qualified
 from prefect_datasync.engine.postgres.job_rows import ledger
 from prefect_datasync.engine.postgres.job_rows.ledger import TableRow
 from prefect_datasync.engine.postgres.session import Connection, translating
@@ -45,7 +45,14 @@ def drop(connection: Connection, key: str, epoch: int, row: TableRow) -> None:
 
 def _set(connection: Connection, key: str, names: Collection[Name], setting: str) -> None:
     connection.execute(
-        f"update prefect_datasync.job_table set {setting} where job = any(%s)"
-        " and (nsp, rel) in (select * from unnest(%s::text[], %s::text[]))",
-        ([key, ledger.main_key(key)], [name[0] for name in names], [name[1] for name in names]),
+        f"update prefect_datasync.job_table t set {setting} where job = any(%s)"
+        " and (nsp, rel) in (select * from unnest(%s::text[], %s::text[]))"
+        # rows that wait in a table of ours are not where the job's table has them
+        " and (job = %s or not exists (select from prefect_datasync.job_table s where s.job = %s"
+        " and (s.nsp, s.rel) = (t.nsp, t.rel) and s.to_nsp = %s))",
+        (
+            [key, ledger.main_key(key)],
+            *([name[0] for name in names], [name[1] for name in names]),
+            *(key, key, OUR_SCHEMA),
+        ),
     )
