@@ -17,7 +17,6 @@ from prefect_datasync.engine.errors import (
     DataError,
     Fenced,
     ProtocolError,
-    SchemaChanged,
     TransientError,
 )
 from prefect_datasync.engine.holding import HoldingStream

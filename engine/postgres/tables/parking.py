@@ -167,7 +167,6 @@ class Parking:
         why = found.unseen | found.harmed
         by_name = {t.full_name: t for t in tables}
         relids = {name: t.relid for name, t in by_name.items()}
-        names = ", ".join(sorted(".".join(name) for name in why))
         planned = publication.plan(attempt.key, tables, spec.keyless, narrows(source))
         published = fingerprint.names(attempt.hold.row.publications)
         policies = {name: by_name[name].switches.on_change_type for name in why}
@@ -181,14 +180,7 @@ class Parking:
         attempt.hold.set("publications = %s", fingerprint.read(source, published))
         self._rest({t.full_name: _KEYLESS for t in left}, relids, None)
         if Policy.FAIL in policies.values():
-            fault = SchemaChanged(
-                "; ".join(f"{'.'.join(name)}: {reason}" for name, reason in sorted(why.items())),
-                effect="The job stopped",
-                do=f"`datasync table copy JOB {names}` once the cause is cured, then"
-                " `datasync retry JOB`",
-                code="NOT_PUBLISHED",
-            )
-            raise fault.under(Policy.FAIL)
+            raise publishing.not_published(why).under(Policy.FAIL)
         self._say_parked(why)
 
     def withdraw_nameless(self, source: Connection, tables: Sequence[Table]) -> None:

@@ -6,9 +6,10 @@ own UPDATEs as long as they are published. One that has got a key is published w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from prefect_datasync.engine.errors import SchemaChanged
 from prefect_datasync.engine.postgres.catalog import Identity, Name, Table, qualified, quote
 from prefect_datasync.engine.postgres.session import Connection, translating
 from prefect_datasync.engine.postgres.tables import publication
@@ -132,3 +133,14 @@ from pg_publication_tables t join pg_publication p on p.pubname = t.pubname
 join pg_namespace n on n.nspname = t.schemaname
 join pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
 where t.pubname = any(%s) group by 1"""
+
+
+def not_published(why: Mapping[Name, str]) -> SchemaChanged:
+    """The error for tables that are not published as they need it, when the job shall fail then."""
+    names = ", ".join(sorted(".".join(name) for name in why))
+    return SchemaChanged(
+        "; ".join(f"{'.'.join(name)}: {reason}" for name, reason in sorted(why.items())),
+        effect="The job stopped",
+        do=f"`datasync table copy JOB {names}` once the cause is cured, then `datasync retry JOB`",
+        code="NOT_PUBLISHED",
+    )
