@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from prefect_datasync.engine.postgres.catalog import Name, Table, read_tables
 from prefect_datasync.engine.postgres.job_rows.known import NOTHING, AllKnown
+from prefect_datasync.engine.postgres.job_rows.staging import is_staging
 from prefect_datasync.engine.postgres.session import Connection
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.engine.switches import Policy
@@ -57,7 +58,10 @@ def with_targets(
         return tuple(tables)
     mapped = {t.full_name: target_by_spec(spec, database, t.full_name) for t in tables}
     targets = {
-        t.full_name: known.get(t.relid, NOTHING).target or mapped[t.full_name] for t in tables
+        name: mapped[name]  # the small job's spec alone knows of rows that wait
+        if is_staging(mapped[name])
+        else known.get(relid, NOTHING).target or mapped[name]
+        for name, relid in ((t.full_name, t.relid) for t in tables)
     }
     merged: dict[Name, list[Name]] = {}
     for name, target in mapped.items():
