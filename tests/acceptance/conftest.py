@@ -60,7 +60,15 @@ def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
 
 
 @pytest.fixture
-def blocks(prefect_server: PrefectServer, source: Server, target: Server) -> tuple[str, str]:
+def nothing_left(request: pytest.FixtureRequest, client: SyncPrefectClient) -> None:
+    """A test that is run once more (`.ci/reruns`) finds no jobs of its first run."""
+    if getattr(request.node, "execution_count", 1) > 1:
+        for deployment in client.read_deployments():
+            client.delete_deployment(deployment.id)
+
+
+@pytest.fixture
+def blocks(nothing_left: None, source: Server, target: Server) -> tuple[str, str]:
     """Saved connections to the fresh databases of the test: the names of their blocks."""
     names = (f"s-{source.dbname.replace('_', '-')}", f"t-{target.dbname.replace('_', '-')}")
     for kind, name, server in zip(

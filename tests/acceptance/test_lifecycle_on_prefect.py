@@ -143,7 +143,7 @@ def test_a_job_lives_from_creation_to_deletion(
     client.set_flow_run_state(UUID(run), button, force=True)
     eventually(lambda: jobs.status(orders).state is JobState.PAUSED)
     eventually(lambda: connections(at_source, at_target) == 0)
-    eventually(lambda: _paused_for_ever(client, run), what="the time limit of the pause is gone")
+    eventually(lambda: _paused_for_ever(client, run), told="the time limit of the pause is gone")
     assert jobs.pause(orders) == "already paused"
     at_source("update orders set item = 'while paused' where id = 1")
 

@@ -12,7 +12,13 @@ from functools import partial
 
 import psycopg
 
-from prefect_datasync.engine.errors import CheckFailed, CopyStopped, DatasyncError, TransientError
+from prefect_datasync.engine.errors import (
+    CheckFailed,
+    CopyStopped,
+    DatasyncError,
+    StateError,
+    TransientError,
+)
 from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.catalog import Name, Table, read_not_synced, read_tables
 from prefect_datasync.engine.postgres.check.findings import (
@@ -149,6 +155,9 @@ class _Asked:
         if isinstance(error, TransientError):  # once: a lost connection answers nothing more
             again = self.has(error.error_code)
             return [] if again else [block(error.error_code, error.what, "check again")]
+        if isinstance(error, StateError):  # it says itself what to do, whatever was looked at
+            told_already = self.has(error.error_code)
+            return [] if told_already else [block(error.error_code, error.what, error.next_step)]
         told = f"{what} could not be looked at: {error.what}"
         if self.has("ENCODING", "VERSION_UNSUPPORTED"):
             return [info("NOT_CHECKED", told, "check again once the other problems are cured")]
