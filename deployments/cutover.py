@@ -18,7 +18,7 @@ from prefect_datasync.deployments.definitions import (
     source_server,
     target_server,
 )
-from prefect_datasync.deployments.observation import job_now
+from prefect_datasync.deployments.watching.observation import job_now
 from prefect_datasync.engine.errors import (
     ActionRefused,
     CheckFailed,

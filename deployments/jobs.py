@@ -28,9 +28,11 @@ from prefect_datasync.deployments.definitions import (
     target_server,
 )
 from prefect_datasync.deployments.deletion import delete
-from prefect_datasync.deployments.explaining import explain
-from prefect_datasync.deployments.freshness import Freshness, freshness, wait_for
-from prefect_datasync.deployments.observation import (
+from prefect_datasync.deployments.planning import plan
+from prefect_datasync.deployments.verification import verify
+from prefect_datasync.deployments.watching.explaining import explain
+from prefect_datasync.deployments.watching.freshness import Freshness, freshness, wait_for
+from prefect_datasync.deployments.watching.observation import (
     Status,
     check,
     history,
@@ -40,9 +42,7 @@ from prefect_datasync.deployments.observation import (
     status,
     wait_for_state,
 )
-from prefect_datasync.deployments.overview import statuses
-from prefect_datasync.deployments.planning import plan
-from prefect_datasync.deployments.verification import verify
+from prefect_datasync.deployments.watching.overview import statuses
 from prefect_datasync.engine.errors import ActionRefused, ControlError, JobBusy
 from prefect_datasync.engine.lifecycle import Command, JobState, holds_already, refusal
 from prefect_datasync.engine.postgres.job_rows.holders import while_free

@@ -22,8 +22,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from prefect_datasync.deployments import child_processes
-from prefect_datasync.deployments.child_processes import undisturbed
+from prefect_datasync.deployments.private_servers import child_processes
+from prefect_datasync.deployments.private_servers.child_processes import undisturbed
 
 STOP_S = 10.0
 SETTINGS = {

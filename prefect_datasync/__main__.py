@@ -37,8 +37,8 @@ def _run(given: list[str]) -> int:
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # warns that it sends the last event
     from cyclopts import CycloptsError
 
-    from prefect_datasync.deployments.cli import app
-    from prefect_datasync.deployments.cli_output import UsageError
+    from prefect_datasync.deployments.cli.app import app
+    from prefect_datasync.deployments.cli.output import UsageError
 
     try:
         answered = app(given, exit_on_error=False, print_error=False, result_action="return_value")

@@ -18,7 +18,7 @@ from plain_connections import plain
 from psycopg import sql
 from time_limits import pytest_runtest_setup, pytest_timeout_set_timer  # noqa: F401 - hooks
 
-from prefect_datasync.deployments import postgres_servers
+from prefect_datasync.deployments.private_servers import postgres_servers
 from prefect_datasync.engine.postgres.session import Server
 
 _numbers = itertools.count(1)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from waiting import until
 
-from prefect_datasync.deployments import postgres_servers
+from prefect_datasync.deployments.private_servers import postgres_servers
 from prefect_datasync.engine.postgres.session import Server, connect
 
 

@@ -15,7 +15,8 @@ from private_prefect import FAST, OURS, WORKER, PrefectServer, running_server
 from waiting import until
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget
-from prefect_datasync.deployments import child_processes, jobs, maintenance
+from prefect_datasync.deployments import jobs, maintenance
+from prefect_datasync.deployments.private_servers import child_processes
 from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.spec import SyncSpec
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from waiting import until
 
-from prefect_datasync.deployments import child_processes, postgres_servers
+from prefect_datasync.deployments.private_servers import child_processes, postgres_servers
 
 BOOT_S = 120.0
 FAST = {"PREFECT_WORKER_QUERY_SECONDS": "0.5"}

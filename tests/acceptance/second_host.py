@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_datasync.deployments import child_processes
+from prefect_datasync.deployments.private_servers import child_processes
 
 OURS, THEIRS, NETWORK = "10.213.77.1", "10.213.77.2", "10.213.77.0/30"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_datasync.deployments.child_processes import marked
+from prefect_datasync.deployments.private_servers.child_processes import marked
 
 DEMO = [sys.executable, "-m", "prefect_datasync", "demo", "--json"]
 pytestmark = pytest.mark.timeout(300)

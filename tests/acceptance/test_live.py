@@ -28,10 +28,10 @@ from private_prefect import PrefectServer, stopped
 from prometheus_client.parser import text_string_to_metric_families
 
 from prefect_datasync.deployments import jobs
-from prefect_datasync.deployments.course import course
-from prefect_datasync.deployments.exporter import CACHE_S, exporter
-from prefect_datasync.deployments.exposition import LABEL
-from prefect_datasync.deployments.live import live
+from prefect_datasync.deployments.watching.course import course
+from prefect_datasync.deployments.watching.exporter import CACHE_S, exporter
+from prefect_datasync.deployments.watching.exposition import LABEL
+from prefect_datasync.deployments.watching.live import live
 from prefect_datasync.engine.errors import ConfigError, ControlError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.spec import SyncSpec

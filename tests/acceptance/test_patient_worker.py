@@ -14,7 +14,8 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from private_prefect import FAST, PREFECTS_OWN, WORKER, PrefectServer
 
-from prefect_datasync.deployments import child_processes, jobs, worker
+from prefect_datasync.deployments import jobs, worker
+from prefect_datasync.deployments.private_servers import child_processes
 from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.spec import SyncSpec
 

@@ -23,7 +23,8 @@ from plain_connections import plain
 from prefect.client.orchestration import SyncPrefectClient
 from private_prefect import PrefectServer, running_server
 
-from prefect_datasync.deployments import child_processes, jobs, maintenance
+from prefect_datasync.deployments import jobs, maintenance
+from prefect_datasync.deployments.private_servers import child_processes
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.session import Server
 from prefect_datasync.engine.spec import SyncSpec

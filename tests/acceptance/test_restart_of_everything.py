@@ -19,7 +19,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from private_prefect import PrefectServer
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget
-from prefect_datasync.deployments import child_processes, jobs, maintenance
+from prefect_datasync.deployments import jobs, maintenance
+from prefect_datasync.deployments.private_servers import child_processes
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.session import connect
 from prefect_datasync.engine.spec import SyncSpec

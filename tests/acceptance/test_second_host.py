@@ -22,7 +22,8 @@ from private_prefect import PrefectServer, running_server
 from second_host import NETWORK, OURS, SecondHost, second_host, why_not
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget
-from prefect_datasync.deployments import child_processes, jobs, maintenance
+from prefect_datasync.deployments import jobs, maintenance
+from prefect_datasync.deployments.private_servers import child_processes
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.session import connect
 from prefect_datasync.engine.spec import SyncSpec

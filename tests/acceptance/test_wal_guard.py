@@ -19,7 +19,7 @@ from prefect.states import Suspended
 from prefect_datasync.__main__ import main
 from prefect_datasync.blocks import PostgresSource
 from prefect_datasync.deployments import jobs
-from prefect_datasync.deployments.exporter import exporter
+from prefect_datasync.deployments.watching.exporter import exporter
 from prefect_datasync.engine.errors import ActionRefused
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.slot import slot_name

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 
-from prefect_datasync.deployments import postgres_servers
+from prefect_datasync.deployments.private_servers import postgres_servers
 from prefect_datasync.engine.postgres.session import Server
 
 SETTINGS = {

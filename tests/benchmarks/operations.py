@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ground import Ground, database, pair, sql, ticks
 
-from prefect_datasync.deployments.prefect_server import prefect_server
+from prefect_datasync.deployments.private_servers.prefect_server import prefect_server
 from prefect_datasync.deployments.worker import worker
 from prefect_datasync.engine.postgres.session import Server
 

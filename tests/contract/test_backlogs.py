@@ -11,7 +11,7 @@ import pytest
 from test_change_streams import execute, one_by_one
 from waiting import becomes
 
-from prefect_datasync.deployments import postgres_servers
+from prefect_datasync.deployments.private_servers import postgres_servers
 from prefect_datasync.engine.changes import Begin, Commit, Insert
 from prefect_datasync.engine.ports import ChangeStream
 from prefect_datasync.engine.postgres import slot

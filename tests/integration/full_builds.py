@@ -1,6 +1,6 @@
 """Two servers of a build with libxml and ICU, as distributions ship it: the embedded build has neither.
 
-Found where `deployments.postgres_servers` looks for a system's PostgreSQL, DATASYNC_PG_BIN first; on Debian
+Found where `deployments.private_servers.postgres_servers` looks for a system's PostgreSQL, DATASYNC_PG_BIN first; on Debian
 `apt-get install postgresql-15` brings one.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from own_servers import own_server
 
-from prefect_datasync.deployments import postgres_servers
+from prefect_datasync.deployments.private_servers import postgres_servers
 from prefect_datasync.engine.postgres.session import Server
 
 BUILT_WITH = ("--with-libxml", "--with-icu")

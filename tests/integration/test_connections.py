@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from plain_connections import plain
 
-from prefect_datasync.deployments import postgres_servers
+from prefect_datasync.deployments.private_servers import postgres_servers
 from prefect_datasync.engine.errors import ConnectFailed, TransientError
 from prefect_datasync.engine.postgres.instance import open_instance
 from prefect_datasync.engine.postgres.session import PINNED, Server, connect

@@ -19,13 +19,18 @@ import psycopg
 import pytest
 from waiting import until
 
-from prefect_datasync.deployments import child_processes, postgres_servers, prefect_server, worker
+from prefect_datasync.deployments import worker
 from prefect_datasync.deployments.definitions import WORK_POOL
+from prefect_datasync.deployments.private_servers import (
+    child_processes,
+    postgres_servers,
+    prefect_server,
+)
 from prefect_datasync.engine.errors import ConfigError, ControlError
 
 HOLDS_A_SERVER = """
 import time
-from prefect_datasync.deployments import postgres_servers
+from prefect_datasync.deployments.private_servers import postgres_servers
 with postgres_servers.private_folder() as folder, postgres_servers.postgres(folder, "a") as server:
     print(folder, server.port, flush=True)
     time.sleep(60)

@@ -10,7 +10,7 @@ import pytest
 from attempts import execute
 from own_servers import OwnServer, own_servers
 
-from prefect_datasync.deployments.cli_check import report
+from prefect_datasync.deployments.cli.check import report
 from prefect_datasync.engine.postgres import instance
 from prefect_datasync.engine.postgres.check import preflight_pair
 from prefect_datasync.engine.postgres.check.findings import Finding, Severity

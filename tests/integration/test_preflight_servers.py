@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from preflight_findings import MakeRole, at_source, at_target, blocking, run
 
-from prefect_datasync.deployments import postgres_servers
+from prefect_datasync.deployments.private_servers import postgres_servers
 from prefect_datasync.engine.postgres.check.preflight import (
     Finding,
     Severity,

@@ -10,7 +10,7 @@ from attempts import KEY, execute, running
 from other_majors import server_of
 from table_life import following, until
 
-from prefect_datasync.deployments import postgres_servers
+from prefect_datasync.deployments.private_servers import postgres_servers
 from prefect_datasync.engine.postgres.comparison.verifying import verify
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase
 from prefect_datasync.engine.postgres.session import connect

@@ -14,7 +14,7 @@ from own_servers import OwnServer, standby_of
 from random_load import SCHEMA, RandomLoad
 from waiting import until
 
-from prefect_datasync.deployments import postgres_servers
+from prefect_datasync.deployments.private_servers import postgres_servers
 from prefect_datasync.engine.errors import DatasyncError, SlotLost, StateError
 from prefect_datasync.engine.postgres.check.preflight import Finding, check
 from prefect_datasync.engine.postgres.session import Server, connect

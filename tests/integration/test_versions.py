@@ -12,7 +12,7 @@ from attempts import execute, running
 from other_majors import FOLDER, MAJORS, installed, server_of
 from random_load import SCHEMA, RandomLoad
 
-from prefect_datasync.deployments import postgres_servers
+from prefect_datasync.deployments.private_servers import postgres_servers
 from prefect_datasync.engine.postgres.session import Server, connect
 from prefect_datasync.engine.spec import SyncSpec
 

@@ -9,7 +9,7 @@ import pytest
 from attempts import Attempt, execute, running
 from other_majors import server_of
 
-from prefect_datasync.deployments import postgres_servers
+from prefect_datasync.deployments.private_servers import postgres_servers
 from prefect_datasync.engine.errors import CheckFailed
 from prefect_datasync.engine.postgres.session import Server, connect
 from prefect_datasync.engine.spec import SyncSpec

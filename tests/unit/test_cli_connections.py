@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_datasync.deployments import cli_connections
+from prefect_datasync.deployments.cli import connections as cli_connections
 
 ADD = ["source", "add", "shop", "--no-test", "--host", "h", "--dbname", "d", "--user", "u"]
 

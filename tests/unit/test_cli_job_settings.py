@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from prefect_datasync.__main__ import main
-from prefect_datasync.deployments import cli_job_files, cli_jobs
+from prefect_datasync.deployments.cli import job_files as cli_job_files
+from prefect_datasync.deployments.cli import jobs as cli_jobs
 from prefect_datasync.deployments.definitions import Job
 from prefect_datasync.engine import quantities
 from prefect_datasync.engine.spec import ExistingRows, Mode, OnWalBudget, SyncSpec

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from prefect_datasync.__main__ import main
-from prefect_datasync.deployments import cli_job_files, cli_output
+from prefect_datasync.deployments.cli import job_files as cli_job_files
+from prefect_datasync.deployments.cli import output as cli_output
 from prefect_datasync.deployments.job_files import JobSettings
 from prefect_datasync.deployments.job_plan import Action, Change, Effect, Step
 from prefect_datasync.engine.lifecycle import JobState

@@ -13,8 +13,8 @@ import pytest
 from cyclopts import App
 
 from prefect_datasync.__main__ import main
-from prefect_datasync.deployments.cli import app
-from prefect_datasync.deployments.cli_groups import GROUPS
+from prefect_datasync.deployments.cli.app import app
+from prefect_datasync.deployments.cli.groups import GROUPS
 from prefect_datasync.engine.errors import ActionRefused, ControlError, DatasyncError
 
 

@@ -1,6 +1,6 @@
 """What is told of copies beside the stream: on the page, on the command line, table by table."""
 
-from prefect_datasync.deployments.cli_output import again_line
+from prefect_datasync.deployments.cli.output import again_line
 from prefect_datasync.deployments.tables import Copying, copies_in
 from prefect_datasync.engine.metrics import Kpis
 from prefect_datasync.engine.sample import Sample, TableCopy

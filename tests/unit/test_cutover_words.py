@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from prefect_datasync.deployments.cli_cutover import compared_words
+from prefect_datasync.deployments.cli.cutover import compared_words
 from prefect_datasync.deployments.cutover import CutOver
 
 DONE = CutOver("shop", "0/1A", 2, 1071, (), (), (), ())

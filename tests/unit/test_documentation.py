@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_datasync.deployments.cli import app
+from prefect_datasync.deployments.cli.app import app
 from prefect_datasync.deployments.job_files import read_jobs
 
 ROOT = Path(__file__).resolve().parents[2]

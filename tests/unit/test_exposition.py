@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 import prefect_datasync.deployments
-from prefect_datasync.deployments.exposition import LABEL, STALE_S, families
-from prefect_datasync.deployments.glance import Glance
+from prefect_datasync.deployments.watching.exposition import LABEL, STALE_S, families
+from prefect_datasync.deployments.watching.glance import Glance
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.metrics import Kpis
 from prefect_datasync.engine.sample import Sample

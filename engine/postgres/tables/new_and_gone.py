@@ -101,7 +101,7 @@ def occupied(
 def coming(
     names: Iterable[Name],
     relids: Mapping[Name, int],
-    entered: Mapping[Name, Table],
+    targets: Mapping[Name, Name],
     rows: Sequence[TableRow],
 ) -> set[Name]:
     """Those of the tables that come to others with which they are merged, and have no rows among theirs yet.
@@ -116,8 +116,7 @@ def coming(
     for name in names:
         row = known.get(name)
         new = relids[name] not in there and not (row and row.filled)
-        at = entered[name].target if name in entered else name
-        if new and (row.target if row else at) in filled:
+        if new and (row.target if row else targets.get(name, name)) in filled:
             found.add(name)
     return found
 

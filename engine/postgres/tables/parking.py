@@ -323,18 +323,14 @@ class Parking:
         # what was said of a table that was added is for its first copy
         emptied = set(self._chosen.emptied) - {row.full_name for row in self._rows}
         emptied |= {row.full_name for row in self._rows if row.empties}
+        targets = {name: table.target for name, table in (entered or {}).items()}
         entering = [t for name, t in (entered or {}).items() if name in faults]
         if rivals := new_and_gone.rivals(entering, self._rows):
             off = {t.full_name: unplaced(t) for t in entering}
             ledger.park(hold.connection, hold.key, hold.epoch, rivals, relids=relids, tables=off)
             faults = {name: why for name, why in faults.items() if name not in rivals}
         if wish is Wish.COPY and spec.existing_rows is not ExistingRows.TRUNCATE:
-            new = entered or {}
-            goes_to = {
-                name: new[name].target if name in new else name
-                for name in faults
-                if name not in emptied
-            }
+            goes_to = {name: targets.get(name, name) for name in faults if name not in emptied}
             theirs = new_and_gone.occupied(hold.connection, goes_to, self._rows)
             if theirs:
                 self._rest({n: str(not_ours([n])) for n in theirs}, relids, None, entered)
@@ -342,6 +338,6 @@ class Parking:
         ledger.park(
             hold.connection, hold.key, hold.epoch, faults,
             relids=relids, tables=entered or {}, wish=wish, phase=phase,
-            empties=emptied - new_and_gone.coming(faults, relids, entered or {}, self._rows),
+            empties=emptied - new_and_gone.coming(faults, relids, targets, self._rows),
         )  # fmt: skip
         self._rows = ledger.read_tables(hold.connection, hold.key)

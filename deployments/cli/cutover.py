@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from prefect_datasync.deployments.cli_output import (
+from prefect_datasync.deployments.cli.output import (
     DIFFERENT,
     Json,
     answer,

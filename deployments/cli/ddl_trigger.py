@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from prefect_datasync.deployments.cli_output import Json, answer, say
+from prefect_datasync.deployments.cli.output import Json, answer, say
 
 
 def ddl_trigger(

@@ -12,23 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from prefect_datasync.deployments import (
-    cli_alerts,
-    cli_check,
-    cli_cutover,
-    cli_ddl_trigger,
-    cli_exporter,
-    cli_jobs,
-    cli_live,
-    cli_maintenance,
-    cli_plan,
-    cli_quarantine,
-    cli_tables,
-    cli_wal,
-)
-from prefect_datasync.deployments.cli_connections import connections
-from prefect_datasync.deployments.cli_groups import put_into_groups
-from prefect_datasync.deployments.cli_output import (
+from prefect_datasync.deployments.cli import alerts as cli_alerts
+from prefect_datasync.deployments.cli import check as cli_check
+from prefect_datasync.deployments.cli import cutover as cli_cutover
+from prefect_datasync.deployments.cli import ddl_trigger as cli_ddl_trigger
+from prefect_datasync.deployments.cli import exporter as cli_exporter
+from prefect_datasync.deployments.cli import jobs as cli_jobs
+from prefect_datasync.deployments.cli import live as cli_live
+from prefect_datasync.deployments.cli import maintenance as cli_maintenance
+from prefect_datasync.deployments.cli import plan as cli_plan
+from prefect_datasync.deployments.cli import quarantine as cli_quarantine
+from prefect_datasync.deployments.cli import tables as cli_tables
+from prefect_datasync.deployments.cli import wal as cli_wal
+from prefect_datasync.deployments.cli.connections import connections
+from prefect_datasync.deployments.cli.groups import put_into_groups
+from prefect_datasync.deployments.cli.output import (
     DIFFERENT,
     Json,
     again_line,
@@ -88,7 +86,7 @@ def demo(
     json: Json = False,
 ) -> int:
     """Show the whole product on private servers: copy, follow, pause, resume, verify."""
-    from prefect_datasync.deployments.demo import run_demo
+    from prefect_datasync.deployments.demo.show import run_demo
 
     return run_demo(keep=keep, json=json, rows=rows)
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_datasync.deployments import child_processes
-from prefect_datasync.deployments.child_processes import never, undisturbed
-from prefect_datasync.deployments.postgres_servers import free_port
+from prefect_datasync.deployments.private_servers import child_processes
+from prefect_datasync.deployments.private_servers.child_processes import never, undisturbed
+from prefect_datasync.deployments.private_servers.postgres_servers import free_port
 from prefect_datasync.engine.errors import ControlError
 
 START_S = 120.0

@@ -23,12 +23,15 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from prefect_datasync.deployments import child_processes, postgres_servers
-from prefect_datasync.deployments.cli_output import DIFFERENT, UsageError, answer, size
-from prefect_datasync.deployments.postgres_servers import Server
-from prefect_datasync.deployments.prefect_server import PrefectServer, prefect_server
+from prefect_datasync.deployments.cli.output import DIFFERENT, UsageError, answer, size
+from prefect_datasync.deployments.demo.workload import fill
+from prefect_datasync.deployments.private_servers import child_processes, postgres_servers
+from prefect_datasync.deployments.private_servers.postgres_servers import Server
+from prefect_datasync.deployments.private_servers.prefect_server import (
+    PrefectServer,
+    prefect_server,
+)
 from prefect_datasync.deployments.worker import worker
-from prefect_datasync.deployments.workload import fill
 
 ROWS, FEWEST, MOST = 500_000, 1_000, 20_000_000
 
@@ -134,7 +137,7 @@ def run_demo(*, keep: bool = False, json: bool = False, rows: int = ROWS) -> int
             stage = _start(stack, folder, rows, interrupts, tell)
         stack.enter_context(_talking_to(stage.prefect))
         from prefect_datasync.deployments.definitions import WORK_POOL
-        from prefect_datasync.deployments.demo_tour import Tour
+        from prefect_datasync.deployments.demo.tour import Tour
 
         stack.enter_context(worker(folder, stage.prefect.environment, WORK_POOL))
         tour = Tour(stage, tell)

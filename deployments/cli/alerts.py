@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from prefect_datasync.deployments.cli_output import Json, UsageError, ago, answer, show_table
+from prefect_datasync.deployments.cli.output import Json, UsageError, ago, answer, show_table
 
 app = App(name="alerts", help="Alarm when a job needs somebody, by automations of Prefect.")
 

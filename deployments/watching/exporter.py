@@ -20,8 +20,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from prefect_datasync.deployments.exposition import families
-from prefect_datasync.deployments.glance import Glance, glances
+from prefect_datasync.deployments.watching.exposition import families
+from prefect_datasync.deployments.watching.glance import Glance, glances
 from prefect_datasync.engine.errors import ControlError
 from prefect_datasync.tasks.prefect_api import quick_client
 from prefect_datasync.tasks.wal_table import kept_bytes

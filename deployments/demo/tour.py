@@ -12,12 +12,12 @@ import psycopg
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget
 from prefect_datasync.deployments import jobs
-from prefect_datasync.deployments.cli import show_report
-from prefect_datasync.deployments.cli_output import copy_line, count, kpi_line, plain, size, span
-from prefect_datasync.deployments.demo import Stage, Teller
+from prefect_datasync.deployments.cli.app import show_report
+from prefect_datasync.deployments.cli.output import copy_line, count, kpi_line, plain, size, span
+from prefect_datasync.deployments.demo.show import Stage, Teller
+from prefect_datasync.deployments.demo.workload import Workload
 from prefect_datasync.deployments.jobs import Status
-from prefect_datasync.deployments.postgres_servers import Server
-from prefect_datasync.deployments.workload import Workload
+from prefect_datasync.deployments.private_servers.postgres_servers import Server
 from prefect_datasync.engine.errors import ControlError, DatasyncError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.job_rows.state import read_checkpoint

@@ -20,7 +20,7 @@ from prometheus_client.core import (
     StateSetMetricFamily,
 )
 
-from prefect_datasync.deployments.glance import LIVING, Glance
+from prefect_datasync.deployments.watching.glance import LIVING, Glance
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.metrics import VERDICTS
 

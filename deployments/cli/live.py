@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from prefect_datasync.deployments.cli_output import (
+from prefect_datasync.deployments.cli.output import (
     Json,
     UsageError,
     answer,
@@ -23,7 +23,7 @@ from prefect_datasync.engine.plot import sparkline
 from prefect_datasync.engine.quantities import count, milliseconds, seconds, size
 
 if TYPE_CHECKING:
-    from prefect_datasync.deployments.live import Live, LiveJob
+    from prefect_datasync.deployments.watching.live import Live, LiveJob
     from prefect_datasync.engine.trend import Minute
 
 LINES = 60  #: of a trend on the screen
@@ -38,12 +38,12 @@ def watch(
     json: Json = False,
 ) -> None:
     """Show a job, or all of them, live; q quits. With --json one object a line, until Ctrl-C."""
-    from prefect_datasync.deployments.live import live
+    from prefect_datasync.deployments.watching.live import live
 
     with live(name) as now:
         if json or not sys.stdout.isatty():
             _lines(now, every, json=json)
-        from prefect_datasync.deployments.live_screen import show
+        from prefect_datasync.deployments.watching.live_screen import show
 
         show(now)
 
@@ -62,7 +62,7 @@ def metrics(
     json: Json = False,
 ) -> None:
     """Show how a job went: its last day by minutes, thirty days by hours."""
-    from prefect_datasync.deployments.course import course, in_steps
+    from prefect_datasync.deployments.watching.course import course, in_steps
 
     span_s = seconds(since)
     if span_s is None:
@@ -107,7 +107,7 @@ def _doing(job: LiveJob) -> str:
 
 
 def _csv(found: list[Minute]) -> None:
-    from prefect_datasync.deployments.course import COLUMNS, moment
+    from prefect_datasync.deployments.watching.course import COLUMNS, moment
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -117,7 +117,7 @@ def _csv(found: list[Minute]) -> None:
 
 
 def _trend(found: list[Minute], name: str) -> None:
-    from prefect_datasync.deployments.course import moment
+    from prefect_datasync.deployments.watching.course import moment
 
     if not found:
         say(f"Job {name} has told nothing in that time.")

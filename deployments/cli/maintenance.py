@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from prefect_datasync.deployments.cli_output import Json, ago, answer, show_table
+from prefect_datasync.deployments.cli.output import Json, ago, answer, show_table
 
 if TYPE_CHECKING:
     from prefect_datasync.deployments.maintenance import Maintenance

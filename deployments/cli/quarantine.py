@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from prefect_datasync.deployments.cli_output import Json, answer, count, say, show_table
+from prefect_datasync.deployments.cli.output import Json, answer, count, say, show_table
 
 app = App(name="quarantine", help="The rows that a job's target refused.")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from prefect_datasync.deployments.cli_output import DIFFERENT, Json, answer, show_table
+from prefect_datasync.deployments.cli.output import DIFFERENT, Json, answer, show_table
 from prefect_datasync.engine.postgres.check.providers import Provider
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from prefect_datasync.deployments.cli_output import again_line, ago, copy_line
-from prefect_datasync.deployments.live import Live, LiveJob
+from prefect_datasync.deployments.cli.output import again_line, ago, copy_line
+from prefect_datasync.deployments.watching.live import Live, LiveJob
 from prefect_datasync.engine.metrics import MEANING
 from prefect_datasync.engine.plot import sparkline
 from prefect_datasync.engine.quantities import (

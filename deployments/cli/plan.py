@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from prefect_datasync.deployments.cli_output import (
+from prefect_datasync.deployments.cli.output import (
     DIFFERENT,
     Json,
     answer,

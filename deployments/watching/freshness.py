@@ -15,7 +15,7 @@ from typing import Any
 from prefect.client.orchestration import SyncPrefectClient
 
 from prefect_datasync.deployments.control_plane import control_plane
-from prefect_datasync.deployments.glance import glances
+from prefect_datasync.deployments.watching.glance import glances
 from prefect_datasync.engine.errors import ConfigError, ControlError, ProtocolError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.lsn import parse_lsn

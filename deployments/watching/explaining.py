@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.deployments.definitions import read_job, source_server, target_server
-from prefect_datasync.deployments.glance import LIVING, glances
+from prefect_datasync.deployments.watching.glance import LIVING, glances
 from prefect_datasync.engine.errors import DatasyncError
 from prefect_datasync.engine.explain import Explanation, Seen
 from prefect_datasync.engine.explain import explain as judge

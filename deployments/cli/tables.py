@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from prefect_datasync.deployments.cli_output import Json, answer, count, say, show_table, size
+from prefect_datasync.deployments.cli.output import Json, answer, count, say, show_table, size
 
 if TYPE_CHECKING:
     from prefect_datasync.deployments.tables import TableState

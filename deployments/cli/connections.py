@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cyclopts import App, Parameter
 
-from prefect_datasync.deployments.cli_output import Json, UsageError, answer, say, show_table
+from prefect_datasync.deployments.cli.output import Json, UsageError, answer, say, show_table
 from prefect_datasync.engine.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from prefect_datasync.deployments import cli_job_files
-from prefect_datasync.deployments.cli_output import (
+from prefect_datasync.deployments.cli import job_files as cli_job_files
+from prefect_datasync.deployments.cli.output import (
     Json,
     UsageError,
     answer,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from prefect_datasync.deployments.cli_output import Json, answer
+from prefect_datasync.deployments.cli.output import Json, answer
 
 
 def exporter(
@@ -18,7 +18,7 @@ def exporter(
     json: Json = False,
 ) -> None:
     """Answer Prometheus with the metrics of all jobs, until Ctrl-C; one is enough for all machines."""
-    from prefect_datasync.deployments.exporter import exporter as listening
+    from prefect_datasync.deployments.watching.exporter import exporter as listening
 
     end = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: end.set())

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prefect_datasync.deployments.child_processes import tail, undisturbed
+from prefect_datasync.deployments.private_servers.child_processes import tail, undisturbed
 from prefect_datasync.engine.errors import ConfigError
 
 _linking = threading.Lock()  #: several servers may start at the same time

@@ -22,7 +22,7 @@ from prefect.events import Event, get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
 from prefect_datasync.deployments.control_plane import control_plane
-from prefect_datasync.deployments.glance import LIVING, Glance, glances
+from prefect_datasync.deployments.watching.glance import LIVING, Glance, glances
 from prefect_datasync.engine.errors import ControlError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.trend import Minute, merged

@@ -1,0 +1,1 @@
+"""The whole product on private servers, in one command."""

@@ -1,0 +1,1 @@
+"""Servers of PostgreSQL and Prefect for the demo and the tests: started, watched, ended."""

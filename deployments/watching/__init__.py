@@ -1,0 +1,1 @@
+"""What jobs are doing: read from Prefect, for people, scripts, Prometheus and other flows."""
