@@ -1,4 +1,4 @@
-"""Jobs as deployments: the operations on them as plain functions, the command line, and the demo."""
+"""Jobs as deployments: the operations on them as plain functions; folders for the command line and the demo."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -10,6 +10,7 @@ from table_life import SPEC, following, until
 
 from prefect_datasync.engine.errors import JobBusy
 from prefect_datasync.engine.postgres.check.preflight import check
+from prefect_datasync.engine.postgres.job_rows import ledger
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
 from prefect_datasync.engine.postgres.job_rows.state import read_checkpoint, slug
 from prefect_datasync.engine.postgres.job_rows.wishing import request
@@ -140,3 +141,23 @@ def test_a_table_that_is_being_copied_again_is_let_go_too(source: Server, target
     assert [
         f for f in check(KEY, source, target, SPEC, starting=False) if f.severity == "block"
     ] == []
+
+
+def test_a_table_that_was_renamed_before_it_lost_its_key_rests_under_one_name(
+    source: Server, target: Server
+) -> None:
+    execute(source, "create table t (id int primary key, x text)", "insert into t values (1, 'a')")
+    with running(source, target, SPEC) as attempt:
+        following(attempt)
+    execute(source, "alter table t rename to t2", "alter table t2 drop constraint t_pkey")
+    assert spare_source(KEY, source, target, SPEC, print) == []
+    execute(source, "update t2 set x = 'b'")
+    with connect(target, "look") as look_at:
+        rows = [(row.name, row.phase) for row in ledger.read_tables(look_at, KEY)]
+    assert rows == [("t", Phase.PARKED)]
+    execute(source, "alter table t2 add primary key (id)")
+    with running(source, target, SPEC) as attempt:
+        until(attempt, "t2", Phase.PARKED)
+        request(target, KEY, ("public", "t2"), Wish.COPY)
+        until(attempt, "t2", Phase.COPIED)
+        assert attempt.verify().equal

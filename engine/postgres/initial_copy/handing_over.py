@@ -57,6 +57,12 @@ def let_go(source: Connection, target: Connection, main: Attempt, lost: Collecti
     gone = {row.full_name for row in rows if row.relid not in there}
     why = dict.fromkeys(gone, "the source has it no more as a table that the job selects")
     ledger.give_up(target, main.key, main.hold.epoch, why)
+    with translating(
+        "forget the small job's tables"
+    ):  # they would keep the job from following a new name
+        target.execute(
+            "delete from prefect_datasync.job_table where job = %s", (ledger.again_key(main.key),)
+        )
     names = ", ".join(sorted(".".join(name) for name in lost))
     raise TransientError(f"{names} is gone at the source, or was renamed", code="TABLE_GONE")
 
@@ -210,7 +216,7 @@ def enter(
         left = join(control, joins)
         for name, fault in left.items():
             control.execute(
-                "update prefect_datasync.job_table set fault = %s, wish = null"
+                "update prefect_datasync.job_table set fault = %s, wish = null, empties = false"
                 " where (job, nsp, rel) = (%s, %s, %s) and phase = 'parked'",
                 (fault[: ledger.FAULT_CHARS], main, *name),
             )

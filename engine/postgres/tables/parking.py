@@ -197,8 +197,12 @@ class Parking:
         attempt, hold = self._attempt, self._attempt.hold
         planned = publication.plan(attempt.key, tables, attempt.spec.keyless, narrows(source))
         published = fingerprint.names(hold.row.publications)
-        self._rest(harmed, {t.full_name: t.relid for t in tables}, None)
         gone = publishing.named_by(tables, harmed)
+        # by the relation: a table may have another name by now, which the job has not followed yet
+        lost = {t.relid: harmed[t.full_name] for t in tables if t.full_name in harmed}
+        rows = [row for row in self._rows if row.relid in lost]
+        why = {row.full_name: lost[row.relid] for row in rows}
+        self._rest(why, {row.full_name: row.relid for row in rows}, None)
         hold.set("publications = %s", fingerprint.without(hold.row.publications, gone))
         publishing.withdraw(source, published, planned, tables, harmed)
 
