@@ -240,9 +240,7 @@ def test_what_a_state_does_not_allow_is_refused_everywhere_and_changes_nothing(
     jobs.start("walker")
     jobs.start("done")
     stopped = jobs.start("stopper")
-    waiting = (
-        "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'copy%%'"
-    )
+    waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'lock table%%'"
     eventually(lambda: at_target(waiting), LONG, "the copy waits for the lock")
     answers("walker", S.INITIALIZING)
     locker.rollback()

@@ -58,6 +58,7 @@ def test_the_command_deploys_lists_and_removes_all_maintenance_flows(
     assert json.loads(datasync("remove", "--json"))["removed"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("deployed")
 def test_a_window_pauses_jobs_and_resumes_exactly_those_though_it_is_killed_in_between(
     make_job: Callable[[str], str], client: SyncPrefectClient, eventually: Eventually

@@ -21,6 +21,7 @@ REPORTS = Path(__file__).with_name("reporting_process.py")
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 def test_each_minute_is_told_once_though_prefect_is_away_when_it_ends(
     prefect_server: PrefectServer,
     client: SyncPrefectClient,

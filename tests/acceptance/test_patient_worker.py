@@ -61,6 +61,7 @@ def test_a_worker_outlives_an_outage_that_would_end_prefects_own(
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 def test_prefects_own_worker_runs_jobs_too(
     prefect_server: PrefectServer,
     client: SyncPrefectClient,

@@ -95,6 +95,7 @@ def test_two_lookouts_and_a_user_who_retries_at_the_same_moment_lead_to_one_proc
         assert jobs.status(job).state is JobState.RUNNING
 
 
+@pytest.mark.slow
 def test_a_job_that_was_killed_while_it_was_asked_to_pause_ends_paused(
     make_job: Callable[[str], str], client: SyncPrefectClient, at_target: Database
 ) -> None:
