@@ -6,7 +6,7 @@ own UPDATEs as long as they are published. One that has got a key is published w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefect_datasync.engine.errors import SchemaChanged
@@ -34,7 +34,7 @@ class Astray:
 def astray(
     connection: Connection,
     published: Sequence[str],
-    tables: Iterable[Table],
+    tables: Sequence[Table],
     following: Collection[int],
     keyless: Keyless,
 ) -> Astray:
@@ -66,7 +66,20 @@ def astray(
             found.unseen[table.full_name] = _UNSEEN
         elif not updates:
             found.unseen[table.full_name] = "it has a key at the source now, and is followed by it"
+    for name in _dropped(connection, [t for t in tables if t.full_name in found.unseen]):
+        del found.unseen[name]
     return found
+
+
+def _dropped(connection: Connection, tables: Sequence[Table]) -> list[Name]:
+    """Those that were dropped since they were read: they are met as such at the next look."""
+    if not tables:
+        return []
+    relids = [t.relid for t in tables]
+    with translating("look for dropped tables"):
+        there = connection.execute("select oid::int8 from pg_class where oid = any(%s)", (relids,))
+        found = {relid for (relid,) in there.fetchall()}
+    return [t.full_name for t in tables if t.relid not in found]
 
 
 def named_by(tables: Sequence[Table], names: Collection[Name]) -> set[int]:
