@@ -39,6 +39,7 @@ def follow(
     monkeypatch.setattr(module, "QUIET_S", 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_application_goes_on_at_the_target_without_a_gap_or_a_collision(
     blocks: tuple[str, str],

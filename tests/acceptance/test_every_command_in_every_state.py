@@ -47,9 +47,9 @@ from prefect_datasync.engine.postgres.session import Server, connect
 from prefect_datasync.engine.spec import ExistingRows, Mode, SyncSpec
 from prefect_datasync.flows.runs import runs_of
 
-pytestmark = [pytest.mark.usefixtures("running_worker"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("running_worker"), pytest.mark.timeout(400)]
 
-LONG = 60.0
+LONG = 120.0
 Eventually = Callable[..., None]
 S, C = JobState, Command
 PAIRS = [(state, command) for state in JobState for command in allowed(state)]

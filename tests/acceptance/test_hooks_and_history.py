@@ -79,6 +79,7 @@ def test_a_users_hooks_are_called_at_their_moments_and_harm_nothing(
     assert jobs.history(items)[0].records == 500
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_an_instance_whose_end_nobody_saw_keeps_its_counters_in_the_history(
     items: str,

@@ -17,6 +17,7 @@ SPEC = SyncSpec(tables=("public.*",))
 MANY = 6
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_status_of_all_jobs_is_that_of_each(
     blocks: tuple[str, str], at_source: Database

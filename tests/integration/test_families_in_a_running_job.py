@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from attempts import KEY, Attempt, execute, load, rows, running
 from shards import SPEC, arrived, change, ledger_of, make_shards
 from table_life import following, until
@@ -93,6 +94,7 @@ def test_a_partitioned_table_goes_and_comes_with_all_of_its_partitions(source, t
         assert published(source) == {"b", "p_1", "p_21"}
 
 
+@pytest.mark.slow
 def test_a_shard_is_removed_its_rows_stay_and_it_comes_back_exactly(source, target, monkeypatch):
     monkeypatch.setattr(table_watch, "PUBLICATION_S", 1.0)
     make_shards(source)

@@ -94,6 +94,7 @@ def test_a_new_shard_whose_copy_breaks_off_anywhere_is_there_exactly_once(shards
     assert len(rows(source, slots)) == 1
 
 
+@pytest.mark.slow
 def test_a_new_shard_with_a_key_of_another_rests_and_overwrites_nothing(shards, monkeypatch):
     monkeypatch.setattr(table_watch, "PUBLICATION_S", 1.0)
     monkeypatch.setattr(copying_again, "AGAIN_S", 1.0)

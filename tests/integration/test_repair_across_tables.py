@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from attempts import KEY, execute, load, running
 from table_life import following
 
@@ -22,6 +23,7 @@ def rows(server: Server, query: str) -> list[tuple[object, ...]]:
         return look.execute(query.encode()).fetchall()
 
 
+@pytest.mark.slow
 def test_merged_tables_are_repaired_while_rows_move_from_one_to_another(
     source: Server, target: Server
 ) -> None:

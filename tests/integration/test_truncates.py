@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
 from attempts import KEY, execute, load, running
 
 from prefect_datasync.engine.postgres.comparison.verifying import verify
@@ -31,6 +32,7 @@ def test_a_table_that_is_truncated_between_the_snapshot_and_its_copy_is_copied_a
     assert any("SNAPSHOT_OVERTAKEN" in sentence for sentence in attempt.said)
 
 
+@pytest.mark.slow
 def test_a_table_that_is_truncated_again_and_again_is_copied_and_followed(source, target):
     execute(
         source,
