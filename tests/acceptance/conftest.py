@@ -62,8 +62,10 @@ def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture
 def nothing_left(request: pytest.FixtureRequest, client: SyncPrefectClient) -> None:
-    """A test that is run once more (`.ci/reruns`) finds no jobs of its first run."""
+    """A test that is run once more (`.ci/reruns`) finds no jobs and no alerts of its first run."""
     if getattr(request.node, "execution_count", 1) > 1:
+        for automation in client.read_automations():
+            client.delete_automation(automation.id)
         for deployment in client.read_deployments():
             client.delete_deployment(deployment.id)
 
