@@ -18,7 +18,7 @@ from prefect_datasync.deployments.definitions import (
     parameters_of,
     read_job,
 )
-from prefect_datasync.deployments.watching.observation import job_now
+from prefect_datasync.deployments.states import job_now
 from prefect_datasync.engine.errors import ConfigError
 from prefect_datasync.engine.lifecycle import Command, refusal
 from prefect_datasync.engine.postgres.job_rows.state import job_key

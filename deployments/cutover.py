@@ -12,13 +12,8 @@ from dataclasses import dataclass
 
 from prefect_datasync.deployments import jobs
 from prefect_datasync.deployments.control_plane import control_plane
-from prefect_datasync.deployments.definitions import (
-    Job,
-    read_job,
-    source_server,
-    target_server,
-)
-from prefect_datasync.deployments.watching.observation import job_now
+from prefect_datasync.deployments.definitions import Job, read_job, source_server, target_server
+from prefect_datasync.deployments.states import job_now
 from prefect_datasync.engine.errors import (
     ActionRefused,
     CheckFailed,

@@ -17,7 +17,7 @@ from prefect_datasync.blocks.checkpoint import SyncCheckpoint
 from prefect_datasync.deployments import alerts
 from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.deployments.definitions import Job, read_job, source_server, target_server
-from prefect_datasync.deployments.watching.observation import is_free, job_now
+from prefect_datasync.deployments.states import is_free, job_now
 from prefect_datasync.engine.errors import ConfigError, JobBusy
 from prefect_datasync.engine.lifecycle import Command, refusal
 from prefect_datasync.engine.postgres.removal import drop_job

@@ -28,21 +28,14 @@ from prefect_datasync.deployments.definitions import (
     target_server,
 )
 from prefect_datasync.deployments.deletion import delete
-from prefect_datasync.deployments.planning import plan
+from prefect_datasync.deployments.planning import check, plan
+from prefect_datasync.deployments.states import is_free, job_failed, job_now, wait_for_state
 from prefect_datasync.deployments.verification import verify
 from prefect_datasync.deployments.watching.explaining import explain
 from prefect_datasync.deployments.watching.freshness import Freshness, freshness, wait_for
-from prefect_datasync.deployments.watching.observation import (
-    Status,
-    check,
-    history,
-    is_free,
-    job_failed,
-    job_now,
-    status,
-    wait_for_state,
-)
+from prefect_datasync.deployments.watching.history import history
 from prefect_datasync.deployments.watching.overview import statuses
+from prefect_datasync.deployments.watching.status import Status, status
 from prefect_datasync.engine.errors import ActionRefused, ControlError, JobBusy
 from prefect_datasync.engine.lifecycle import Command, JobState, holds_already, refusal
 from prefect_datasync.engine.postgres.job_rows.holders import while_free

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.deployments.definitions import get_job, read_job, target_server
-from prefect_datasync.deployments.watching.observation import job_now
+from prefect_datasync.deployments.states import job_now
 from prefect_datasync.engine.errors import ActionRefused, ConfigError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.job_rows import ledger

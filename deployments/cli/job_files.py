@@ -20,8 +20,8 @@ from prefect_datasync.deployments.cli.output import (
 from prefect_datasync.engine.errors import ConfigError
 
 if TYPE_CHECKING:
-    from prefect_datasync.deployments.job_files import Entry, JobSettings
-    from prefect_datasync.deployments.job_plan import Step
+    from prefect_datasync.deployments.jobs_as_code.files import Entry, JobSettings
+    from prefect_datasync.deployments.jobs_as_code.plan import Step
 
 File = Annotated[Path, Parameter(name=["--file", "-f"], help="YAML or JSON: a list of jobs.")]
 Restart = Annotated[
@@ -43,26 +43,27 @@ def apply(
 
     On a terminal it asks before it changes anything. Jobs that the file does not name are left alone.
     """
-    from prefect_datasync.deployments import job_files
+    from prefect_datasync.deployments.jobs_as_code import files
 
     try:
-        wanted = job_files.read_jobs(file)
+        wanted = files.read_jobs(file)
     except ConfigError as exc:
         raise _usage(exc) from exc
-    from prefect_datasync.deployments import job_changes, job_plan  # with them Prefect, 1.5 s
+    from prefect_datasync.deployments.jobs_as_code import apply as carrying_out
+    from prefect_datasync.deployments.jobs_as_code import plan as planning  # with it Prefect, 1.5 s
 
-    steps = job_plan.plan(wanted)
+    steps = planning.plan(wanted)
     if not json:
         _show(steps)
     left: list[str] = []
-    changing = any(step.action is not job_plan.Action.UNCHANGED for step in steps)
+    changing = any(step.action is not planning.Action.UNCHANGED for step in steps)
     if changing and not dry_run:
-        if refused := job_plan.refusal(steps, restart):
+        if refused := planning.refusal(steps, restart):
             raise refused
         if not yes and not confirmed("Carry it out?"):
             say("Nothing was changed.")
             return 1
-        left = job_changes.apply(steps, restart=restart, say=say)
+        left = carrying_out.apply(steps, restart=restart, say=say)
     told = {"jobs": [_plain(step) for step in steps], "applied": not dry_run, "left": left}
     answer(told, json, lambda: _tell(steps, left, dry_run))
     return 1 if left else 0
@@ -70,10 +71,11 @@ def apply(
 
 def export(name: str, *, json: Json = False) -> None:
     """Print the file that would make a job."""
-    from prefect_datasync.deployments import job_files, job_plan
+    from prefect_datasync.deployments.jobs_as_code import files
+    from prefect_datasync.deployments.jobs_as_code import plan as planning
 
-    found = job_plan.exported(name)
-    answer([job_files.brief(found)], json, lambda: print(job_files.written([found]), end=""))
+    found = planning.exported(name)
+    answer([files.brief(found)], json, lambda: print(files.written([found]), end=""))
 
 
 def settings(name: str, file: Path | None, options: Mapping[str, Any]) -> JobSettings:
@@ -84,12 +86,12 @@ def settings(name: str, file: Path | None, options: Mapping[str, Any]) -> JobSet
     """
     from pydantic import ValidationError
 
-    from prefect_datasync.deployments import job_files
+    from prefect_datasync.deployments.jobs_as_code import files
 
-    entry: Entry = job_files.Entry()
+    entry: Entry = files.Entry()
     if file is not None:
         try:
-            entries = job_files.read_entries(file)
+            entries = files.read_entries(file)
         except ConfigError as exc:
             raise _usage(exc) from exc
         if len(entries) != 1:
@@ -111,7 +113,7 @@ def settings(name: str, file: Path | None, options: Mapping[str, Any]) -> JobSet
             from prefect_datasync.deployments.creation import check_name
 
             check_name(name)
-        raise _usage(job_files.fault_of(file or Path("options"), faults)) from None
+        raise _usage(files.fault_of(file or Path("options"), faults)) from None
 
 
 def _usage(exc: ConfigError) -> UsageError:

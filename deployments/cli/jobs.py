@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from prefect_datasync.deployments.cli import job_files as cli_job_files
+from prefect_datasync.deployments.cli import job_files
 from prefect_datasync.deployments.cli.output import (
     Json,
     UsageError,
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from prefect_datasync.deployments.jobs import Job
 
 app = App(name="job", help="Jobs: what is copied from where to where.")
-app.command(cli_job_files.apply)
-app.command(cli_job_files.export)
+app.command(job_files.apply)
+app.command(job_files.export)
 
 Mode = Literal["full", "full+incremental", "incremental"]
 ExistingRows = Literal["stop", "truncate", "append"]
@@ -99,7 +99,7 @@ def create(
         "wal_budget_bytes": _bytes("--wal-budget", wal_budget),
         "on_wal_budget": on_wal_budget,
     }
-    wanted = cli_job_files.settings(
+    wanted = job_files.settings(
         name, file, {k: v for k, v in options.items() if v not in (None, [])}
     )
     from prefect_datasync.deployments import jobs

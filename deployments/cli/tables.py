@@ -87,7 +87,7 @@ def add(
     table
         As schema.table.
     """
-    from prefect_datasync.deployments.table_selection import add as add_table
+    from prefect_datasync.deployments.table_membership import add as add_table
 
     told = add_table(job, table, truncate=truncate)
     answer({"job": job, "tables": told.tables, "exclude": told.exclude}, json, lambda: say("added"))
@@ -104,7 +104,7 @@ def remove(job: str, table: str, *, json: Json = False) -> None:
     table
         As schema.table.
     """
-    from prefect_datasync.deployments.table_selection import remove as remove_table
+    from prefect_datasync.deployments.table_membership import remove as remove_table
 
     told = remove_table(job, table)
     answer(

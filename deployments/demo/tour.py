@@ -12,8 +12,8 @@ import psycopg
 
 from prefect_datasync.blocks import PostgresSource, PostgresTarget
 from prefect_datasync.deployments import jobs
-from prefect_datasync.deployments.cli.app import show_report
 from prefect_datasync.deployments.cli.output import copy_line, count, kpi_line, plain, size, span
+from prefect_datasync.deployments.cli.verify import show_report
 from prefect_datasync.deployments.demo.show import Stage, Teller
 from prefect_datasync.deployments.demo.workload import Workload
 from prefect_datasync.deployments.jobs import Status

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import Artifact, FlowRun
 
 from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.deployments.definitions import Job, jobs_in, target_server
-from prefect_datasync.deployments.watching.observation import Status, status_of
+from prefect_datasync.deployments.watching.status import Status, status_of
 from prefect_datasync.engine.errors import DatasyncError
 from prefect_datasync.engine.postgres.job_rows.state import (
     Checkpoint,

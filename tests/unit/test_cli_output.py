@@ -11,8 +11,8 @@ import pytest
 from prefect_datasync.__main__ import main
 from prefect_datasync.deployments.cli import job_files as cli_job_files
 from prefect_datasync.deployments.cli import output as cli_output
-from prefect_datasync.deployments.job_files import JobSettings
-from prefect_datasync.deployments.job_plan import Action, Change, Effect, Step
+from prefect_datasync.deployments.jobs_as_code.files import JobSettings
+from prefect_datasync.deployments.jobs_as_code.plan import Action, Change, Effect, Step
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.check.findings import block
 from prefect_datasync.engine.postgres.check.planning import LeftOut, Plan, PlannedTable

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefect_datasync.deployments.cli.app import app
-from prefect_datasync.deployments.job_files import read_jobs
+from prefect_datasync.deployments.jobs_as_code.files import read_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prefect_datasync.__main__ import main
-from prefect_datasync.deployments import job_files
-from prefect_datasync.deployments.job_files import JobSettings, read_jobs, written
-from prefect_datasync.deployments.job_plan import (
+from prefect_datasync.deployments.jobs_as_code import files as job_files
+from prefect_datasync.deployments.jobs_as_code.files import JobSettings, read_jobs, written
+from prefect_datasync.deployments.jobs_as_code.plan import (
     EFFECTS,
     Action,
     Change,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from prefect_datasync.deployments.cli.app import show_report
+from prefect_datasync.deployments.cli.verify import show_report
 from prefect_datasync.engine.verify import Difference, TableVerdict, VerifyReport
 from prefect_datasync.tasks.verification import data_of, unfinished
 

@@ -25,8 +25,8 @@ from prefect_datasync.deployments.definitions import (
     parameters_of,
     read_job,
 )
-from prefect_datasync.deployments.job_files import JobSettings, settings_of
-from prefect_datasync.deployments.watching.observation import job_now
+from prefect_datasync.deployments.jobs_as_code.files import JobSettings, settings_of
+from prefect_datasync.deployments.states import job_now
 from prefect_datasync.engine.errors import ActionRefused, ConfigError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.spec import SyncSpec

@@ -15,8 +15,15 @@ from prefect_datasync.deployments import jobs
 from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.deployments.creation import create_job, describe
 from prefect_datasync.deployments.definitions import block_name, parameters_of, read_job
-from prefect_datasync.deployments.job_plan import BEGUN, Action, Step, named, refusal, step_of
-from prefect_datasync.deployments.watching.observation import job_now
+from prefect_datasync.deployments.jobs_as_code.plan import (
+    BEGUN,
+    Action,
+    Step,
+    named,
+    refusal,
+    step_of,
+)
+from prefect_datasync.deployments.states import job_now
 from prefect_datasync.engine.errors import ConfigError, DatasyncError
 from prefect_datasync.engine.lifecycle import JobState
 from prefect_datasync.engine.postgres.removal import drop_at_source, drop_at_target

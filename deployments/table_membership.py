@@ -10,18 +10,12 @@ from prefect.client.schemas.actions import DeploymentUpdate
 
 from prefect_datasync.deployments.control_plane import control_plane
 from prefect_datasync.deployments.definitions import Job, read_job, source_server, target_server
-from prefect_datasync.deployments.job_plan import BEGUN
+from prefect_datasync.deployments.jobs_as_code.plan import BEGUN
+from prefect_datasync.deployments.states import job_now
 from prefect_datasync.deployments.tables import name_of
-from prefect_datasync.deployments.watching.observation import job_now
 from prefect_datasync.engine.errors import ActionRefused, ConfigError
 from prefect_datasync.engine.postgres import instance
-from prefect_datasync.engine.postgres.catalog import (
-    Name,
-    Table,
-    qualified,
-    read_table,
-    read_tables,
-)
+from prefect_datasync.engine.postgres.catalog import Name, Table, qualified, read_table, read_tables
 from prefect_datasync.engine.postgres.check.findings import block_message
 from prefect_datasync.engine.postgres.job_rows import chosen, ledger
 from prefect_datasync.engine.postgres.job_rows.chosen import Chosen
