@@ -66,6 +66,7 @@ def pause_in_the_middle(source, target, rows: int) -> None:
                 attempt.poll() is not None
                 or look.execute("select pg_relation_size('public.t')").fetchone() >= (half,)
             ),
+            max(60, rows / 10_000),
             every=0.02,
         )
         assert attempt.poll() is None

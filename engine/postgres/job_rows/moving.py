@@ -29,6 +29,7 @@ class Move:
         names: by which the job's rules speak of it.
         fault: why it rests from here on; None if it stays what it is.
         gone: the target's table is gone already: only the row changes.
+        instead_of: the row of another table that had this name, and has left it.
     """
 
     row: TableRow
@@ -38,6 +39,7 @@ class Move:
     fault: str | None = None
     wish: Wish | None = None
     gone: bool = False
+    instead_of: TableRow | None = None
 
     @property
     def renames(self) -> bool:
@@ -78,6 +80,8 @@ def move_all(connection: Connection, key: str, epoch: int, moves: Sequence[Move]
             connection.execute("set local lock_timeout = '10s'")
             for statement in statements(renamed, _schemas(connection)):
                 connection.execute(statement.encode())
+        for place in (m.instead_of for m in moves if m.instead_of is not None):
+            connection.execute(ledger.FORGET, (key, *place.full_name, place.relid, key))
         for move in moves:  # a name that no table has, until all have left theirs
             connection.execute(
                 "update prefect_datasync.job_table set rel = %s where (job, nsp, rel) = (%s, %s, %s)",

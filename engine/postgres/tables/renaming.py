@@ -36,7 +36,8 @@ class Renamed:
 
     Attributes:
         wanted: its name at the target, as the mapping has it.
-        place: the row of a table that had the name and has left it; None if the name was free.
+        place: the row of a table that had the name and has left it; None if the name was free. Who has rows
+            beside those of others at the target leaves them only by a restart, and takes the name alone.
     """
 
     row: TableRow
@@ -165,10 +166,11 @@ class Renaming:
                 code=CODE,
             )
         hold = self._attempt.hold
+        taking = {e.row.relid: e.place for e in found if e.place and not shared(e.row, rows)}
         for each in found:
-            if (place := each.place) is not None:
+            if (place := taking.get(each.row.relid)) is not None:
                 self._take_place(each, place, may_copy=may_copy)
-        free = [each for each in found if each.place is None]
+        free = [each for each in found if each.row.relid not in taking]
         moves = [self._move(each, rows, may_copy=may_copy) for each in free]
         for group in moving.together(moves):
             try:
@@ -183,21 +185,21 @@ class Renaming:
     def _move(self, each: Renamed, rows: Sequence[TableRow], *, may_copy: bool) -> Move:
         row, table = each.row, each.table
         names = row.names or (row.full_name, *table.above)
-        move = Move(row, table.full_name, row.target, names)
+        move = Move(row, table.full_name, row.target, names, instead_of=each.place)
         if row.phase is Phase.COPIED and row.snapshot_lsn is None and table.kind == "r":
             copies = may_copy and each.policy is not Policy.PAUSE
             what = f"{CODE}: {each.sentence}, and was not copied before"
             return replace(move, fault=what, wish=Wish.COPY if copies else None)
         if row.phase is Phase.ASIDE or each.policy is Policy.IGNORE:
             return move
+        if row.target != each.wanted and shared(row, rows):
+            return replace(move, fault=f"{CODE}: {each.sentence}. {MERGED}")
         if each.policy is Policy.PAUSE:
             if (
                 row.phase is Phase.PARKED or table.kind == "p"
             ):  # a partitioned one has no rows to rest
                 return move
             return replace(move, fault=_fault(each.sentence, table.full_name))
-        if row.target != each.wanted and shared(row, rows):
-            return replace(move, fault=f"{CODE}: {each.sentence}. {MERGED}")
         return replace(move, target=each.wanted)
 
     def _take_place(self, each: Renamed, place: TableRow, *, may_copy: bool) -> None:
