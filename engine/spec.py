@@ -20,7 +20,6 @@ from prefect_datasync.engine.switches import (
     ColumnPattern,
     Deletes,
     Expression,
-    Followed,
     Mark,
     Name,
     Override,
@@ -189,7 +188,8 @@ class SyncSpec(BaseModel):
     on_rename_column: Policy = Field(
         DEFAULTS.on_rename_column, description=TOLD["on_rename_column"]
     )
-    on_change_type: Followed = Field(DEFAULTS.on_change_type, description=TOLD["on_change_type"])
+    on_change_type: Policy = Field(DEFAULTS.on_change_type, description=TOLD["on_change_type"])
+    on_rewrite: Policy = Field(DEFAULTS.on_rewrite, description=TOLD["on_rewrite"])
     on_drop_table: Policy = Field(DEFAULTS.on_drop_table, description=TOLD["on_drop_table"])
     on_rename_table: Policy = Field(DEFAULTS.on_rename_table, description=TOLD["on_rename_table"])
     on_truncate: Policy = Field(DEFAULTS.on_truncate, description=TOLD["on_truncate"])

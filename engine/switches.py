@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import (
     AfterValidator,
@@ -38,6 +38,11 @@ class Policy(StrEnum):
     PAUSE = "pause"  #: the table rests with the reason, the others go on
     FAIL = "fail"  #: the job fails
 
+    @property
+    def where_none_ignores(self) -> Policy:
+        """The policy for what cannot be ignored without a wrong row: to ignore is to pause there."""
+        return Policy.PAUSE if self is Policy.IGNORE else self
+
 
 class Rows(StrEnum):
     """What becomes of inserted or of changed rows."""
@@ -61,8 +66,6 @@ class Mark(StrEnum):
     BOOLEAN = "boolean"
 
 
-#: A change of type that is ignored would have no exact meaning.
-Followed = Literal[Policy.APPLY, Policy.PAUSE, Policy.FAIL]
 Name = tuple[str, str]  #: schema, table
 Expression = Annotated[str, AfterValidator(checked)]
 ColumnPattern = Annotated[str, StringConstraints(min_length=1)]
@@ -75,6 +78,7 @@ OF_DEFINITIONS = (
     "on_drop_column",
     "on_rename_column",
     "on_change_type",
+    "on_rewrite",
     "on_drop_table",
     "on_rename_table",
 )
@@ -88,7 +92,8 @@ class Switches:
     on_add_column: Policy = Policy.APPLY
     on_drop_column: Policy = Policy.IGNORE
     on_rename_column: Policy = Policy.PAUSE
-    on_change_type: Followed = Policy.APPLY
+    on_change_type: Policy = Policy.APPLY
+    on_rewrite: Policy = Policy.APPLY
     on_drop_table: Policy = Policy.PAUSE
     on_rename_table: Policy = Policy.PAUSE
     on_truncate: Policy = Policy.APPLY
@@ -138,6 +143,7 @@ class Switches:
             on_drop_column=Policy.FAIL,
             on_rename_column=Policy.FAIL,
             on_change_type=Policy.FAIL,
+            on_rewrite=Policy.FAIL,
             on_drop_table=Policy.FAIL,
             on_rename_table=Policy.FAIL,
         )
@@ -166,8 +172,10 @@ TOLD = {
     "on_rename_column": "When a column is renamed: the target's too, and the table is copied again (apply), the"
     " target keeps the old one and the column is synced no more (ignore), the table rests (pause), or the job"
     " fails (fail).",
-    "on_change_type": "When a column's type changes or DDL rewrites rows: in place if no row was touched, else"
-    " the table is copied again (apply), the table rests (pause), or the job fails (fail).",
+    "on_change_type": "When a column's type changes: in place if no row was touched, else the table is copied again"
+    " (apply), the column is synced no more (ignore), the table rests (pause), or the job fails (fail).",
+    "on_rewrite": "When DDL changes rows and the types stay, of which the source tells nothing: the table is copied"
+    " again (apply), the target keeps them as they were (ignore), the table rests (pause), or the job fails (fail).",
     "on_drop_table": "When a table is dropped: the target's too if the job has made it (apply), it stays and is"
     " forgotten (ignore), it stays and counts as parked (pause), or the job fails (fail).",
     "on_rename_table": "When a table is renamed or moved to another schema: the target's too (apply), it keeps"
@@ -200,7 +208,8 @@ class Override(BaseModel):
     on_add_column: Policy | None = Field(None, description=TOLD["on_add_column"])
     on_drop_column: Policy | None = Field(None, description=TOLD["on_drop_column"])
     on_rename_column: Policy | None = Field(None, description=TOLD["on_rename_column"])
-    on_change_type: Followed | None = Field(None, description=TOLD["on_change_type"])
+    on_change_type: Policy | None = Field(None, description=TOLD["on_change_type"])
+    on_rewrite: Policy | None = Field(None, description=TOLD["on_rewrite"])
     on_drop_table: Policy | None = Field(None, description=TOLD["on_drop_table"])
     on_rename_table: Policy | None = Field(None, description=TOLD["on_rename_table"])
     on_truncate: Policy | None = Field(None, description=TOLD["on_truncate"])

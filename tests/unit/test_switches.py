@@ -66,13 +66,6 @@ def test_an_override_survives_its_json_and_shows_only_what_it_says():
     assert SyncSpec.model_validate_json(SPEC.model_dump_json()) == SPEC
 
 
-def test_a_change_of_type_cannot_be_ignored():
-    with pytest.raises(ValidationError):
-        SyncSpec(on_change_type="ignore")
-    with pytest.raises(ValidationError):
-        Override(tables="a.b", on_change_type="ignore")
-
-
 @pytest.mark.parametrize(
     "condition",
     [

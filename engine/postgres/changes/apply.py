@@ -326,7 +326,7 @@ class PostgresApplier:
             do=f"`datasync table copy JOB {names}`",
             code="LABEL_UNKNOWN",
         )
-        return fault.under(self._tables[relids[0]].switches.on_change_type)
+        return fault.under(self._tables[relids[0]].switches.on_change_type.where_none_ignores)
 
 
 def _lacks_label(exc: psycopg.Error) -> bool:

@@ -69,8 +69,14 @@ def judge(change: Altered, table: Table, left_out: frozenset[int], target: Table
         seen.append((Policy.PAUSE, f"column {shown[0]}, which is excluded, was renamed"))
     if retyped:
         seen.append((switches.on_change_type, f"column {names[retyped[0]]} has another type"))
-    if change.rewritten and (not added or switches.on_add_column is Policy.IGNORE):
-        seen.append((switches.on_change_type, REWRITTEN))
+    ignores_types = switches.on_change_type is Policy.IGNORE
+    explained = (added and switches.on_add_column is not Policy.IGNORE) or (
+        retyped and not ignores_types
+    )
+    rewritten = change.rewritten
+    if rewritten and not explained:  # what is left out may not be all that was written anew
+        seen.append((switches.on_rewrite, REWRITTEN))
+        rewritten = switches.on_rewrite is not Policy.IGNORE
     for stop in (Policy.FAIL, Policy.PAUSE):
         for policy, why in seen:
             if policy is stop:
@@ -80,26 +86,38 @@ def judge(change: Altered, table: Table, left_out: frozenset[int], target: Table
     follows = switches.on_rename_column is Policy.APPLY
     if renamed and not follows and key & {new for _, new in renamed.values()}:
         return Verdict("a column of its key was renamed, which cannot be ignored", Policy.PAUSE)
+    if ignores_types and key & {names[n] for n in retyped}:
+        why = "a column of its key has another type, which cannot be ignored"
+        return Verdict(why, Policy.PAUSE)
+    ignored = dict.fromkeys(retyped, "given another type") if ignores_types else {}
+    ignored |= dict.fromkeys(added, "added") if switches.on_add_column is Policy.IGNORE else {}
+    ignored |= {} if follows else dict.fromkeys(renamed, "renamed")
+    leave_out = frozenset(ignored)
     rename = dict(renamed.values()) if follows else {}
     there = {c.name for c in target.columns}
     again = [names[n] for n in added if names[n] in there]
-    if change.rewritten:
-        return Verdict(REWRITTEN, rename=rename)
+    if rewritten:
+        return Verdict(REWRITTEN, leave_out=leave_out, rename=rename)
     if rename:
-        return Verdict(f"column {next(iter(rename))} was renamed", rename=rename)
+        why = f"column {next(iter(rename))} was renamed"
+        return Verdict(why, leave_out=leave_out, rename=rename)
     if again and switches.on_add_column is Policy.APPLY:
-        return Verdict(f"column {again[0]} was dropped and added again")
+        return Verdict(f"column {again[0]} was dropped and added again", leave_out=leave_out)
 
-    ignored = dict.fromkeys(added, "added") if switches.on_add_column is Policy.IGNORE else {}
-    ignored |= dict.fromkeys(renamed, "renamed")
-    return Verdict(
-        leave_out=frozenset(ignored),
-        drop=frozenset(dropped if switches.on_drop_column is Policy.APPLY else ()) & there,
-        told=tuple(
-            f"column {quote(names[n])} of {table.qualified} was {how} at the source and is not synced,"
+    told = [
+        f"column {quote(names[n])} of {table.qualified} was {how} at the source and is not synced,"
+        " as the job's switches say"
+        for n, how in sorted(ignored.items())
+    ]
+    if change.rewritten:
+        told.append(
+            f"rows of {table.qualified} were rewritten by DDL at the source; the target keeps them as they were,"
             " as the job's switches say"
-            for n, how in sorted(ignored.items())
-        ),
+        )
+    return Verdict(
+        leave_out=leave_out,
+        drop=frozenset(dropped if switches.on_drop_column is Policy.APPLY else ()) & there,
+        told=tuple(told),
     )
 
 
@@ -123,5 +141,5 @@ def overtaken(table: Table, now: Mark | None) -> Policy | None:
         ignored = switches.on_rename_column is Policy.IGNORE
         said.append(Policy.PAUSE if ignored else switches.on_rename_column)
     if any(old[1] != new[1] for old, new in pairs):
-        said.append(switches.on_change_type)
+        said.append(switches.on_change_type.where_none_ignores)  # as above
     return max(said, key=STRICTER.index, default=None)

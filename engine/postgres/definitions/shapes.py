@@ -114,8 +114,8 @@ class Shapes:
                 continue
             if before is not None and before.moved(mark):
                 table = by_relid.get(row.relid)
-                policy = table.switches.on_change_type if table else Policy.APPLY
-                lost[row.relid] = _Left(_MOVED, policy)
+                policy = table.switches.on_rewrite if table else Policy.APPLY
+                lost[row.relid] = _Left(_MOVED, policy.where_none_ignores)
             elif before is None or mark.entries == before.entries:
                 self._follow({row: mark})
             elif table := by_relid.get(row.relid):
@@ -173,6 +173,7 @@ class Shapes:
             verdict = each.verdict
             if verdict.why and verdict.policy is Policy.APPLY:
                 self._rename(root, each)
+                self._leave_out(each)
             if verdict.why:
                 return dict.fromkeys(relids, _Left(verdict.why, verdict.policy))
         wanted = {
@@ -199,7 +200,7 @@ class Shapes:
         self, source: Connection, table: Table, before: Mark, now: Mark, known: _Waiting | None
     ) -> _Left | None:
         """Let the types of a table's columns follow, or wait with it; why they cannot."""
-        attempt, policy = self._attempt, table.switches.on_change_type
+        attempt, policy = self._attempt, table.switches.on_change_type.where_none_ignores
         try:
             changes = member_changes(source, attempt.hold.connection, table, dict(before.labels))
         except Ambiguous as exc:
@@ -243,6 +244,15 @@ class Shapes:
                 ledger.follow(hold.connection, hold.key, hold.epoch, {}, sql, {})
                 self._attempt.say(f"the target follows its source: {sql}")
                 there = there - {old} | {new}
+
+    def _leave_out(self, moved: _Moved) -> None:
+        """Say what a new copy is to leave out. The mark stays: the table has not followed yet."""
+        if moved.verdict.leave_out and moved.row.mark:
+            hold, name = self._attempt.hold, moved.row.full_name
+            named = {name: moved.row.mark}
+            ledger.follow(
+                hold.connection, hold.key, hold.epoch, named, None, {name: moved.verdict.leave_out}
+            )
 
     def _follow(
         self,

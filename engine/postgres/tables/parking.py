@@ -169,7 +169,7 @@ class Parking:
         relids = {name: t.relid for name, t in by_name.items()}
         planned = publication.plan(attempt.key, tables, spec.keyless, narrows(source))
         published = fingerprint.names(attempt.hold.row.publications)
-        policies = {name: by_name[name].switches.on_change_type for name in why}
+        policies = {name: by_name[name].switches.on_rewrite for name in why}
         # At rest first: whatever breaks off after this, what was not sent is not taken for applied.
         for name, reason in found.unseen.items():
             again = policies[name] is Policy.APPLY and may_copy_again(spec)

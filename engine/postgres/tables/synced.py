@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from prefect_datasync.engine.postgres.catalog import Table, qualified, quote
@@ -30,19 +30,27 @@ def synced_tables(source: Connection, spec: SyncSpec, known: AllKnown) -> tuple[
 
 
 def without_missing(tables: Iterable[Table], target: Iterable[Table]) -> tuple[Table, ...]:
-    """The tables without columns that the target's lack, where new columns are not synced anyway."""
-    there = {t.full_name: {c.name for c in t.columns} for t in target}
+    """The tables without columns that the target's lack or have with another type, where these are ignored anyway."""
+    there = {t.full_name: {c.name: c.type_sql for c in t.columns} for t in target}
     found = []
     for table in tables:
-        missing: frozenset[int] = frozenset()
-        names = there.get(table.target)
-        if names is not None and table.switches.on_add_column is Policy.IGNORE:
-            needed = {*table.key, *table.primary_key}
-            missing = frozenset(
-                c.attnum for c in table.columns if c.name not in names and c.name not in needed
-            )
-        found.append(without(table, missing))
+        types = there.get(table.target)
+        unlike = _unlike(table, types) if types is not None else frozenset()
+        found.append(without(table, unlike))
     return tuple(found)
+
+
+def _unlike(table: Table, types: Mapping[str, str]) -> frozenset[int]:
+    """Numbers of the columns that the switches leave out because of what the target's table has."""
+    switches, needed = table.switches, {*table.key, *table.primary_key}
+    ignores_added = switches.on_add_column is Policy.IGNORE
+    ignores_types = switches.on_change_type is Policy.IGNORE
+    return frozenset(
+        c.attnum
+        for c in table.columns
+        if c.name not in needed
+        and (types[c.name] != c.type_sql and ignores_types if c.name in types else ignores_added)
+    )
 
 
 def without(table: Table, numbers: frozenset[int]) -> Table:

@@ -181,7 +181,7 @@ def bind(
             raise fault.under(_stopping(switches.on_add_column))
         if column.type_oid < _FIRST_USER_OID and there.type_oid != column.type_oid:
             fault = _changed(name, f"column {column.name} has another type at the target")
-            raise fault.under(switches.on_change_type)
+            raise fault.under(_stopping(switches.on_change_type))
     if switches.marks and switches.deletion_column not in table.columns:
         fault = _changed(name, f"the target has no column {switches.deletion_column} for its marks")
         raise fault.under(Policy.PAUSE)
