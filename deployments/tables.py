@@ -50,6 +50,7 @@ class TableState:
         quarantined: rows that the target refused, see `datasync quarantine`.
         target: its name at the target.
         ignored: changes of rows that were not applied, as the job's switches say.
+        missed: changes whose row was not at the target; they were put there or passed over (`on_missing_row`).
         copying: how far it is while it is copied again, as its running job has told last.
     """
 
@@ -61,6 +62,7 @@ class TableState:
     quarantined: int
     target: str
     ignored: int
+    missed: int = 0
     copying: Copying | None = None
 
 
@@ -84,7 +86,7 @@ def tables(job: str) -> list[TableState]:
     return [
         TableState(
             *(f"{row.schema}.{row.name}", _state(row), row.rows, row.bytes, row.fault),
-            *(row.quarantined, ".".join(row.target), row.ignored),
+            *(row.quarantined, ".".join(row.target), row.ignored, row.missed),
             copies.get(f"{row.schema}.{row.name}") if _is_copied_again(row) else None,
         )
         for row in rows

@@ -32,6 +32,7 @@ NUMBERS = {
     "retained_bytes": "bytes",
     "tables_parked": "tables",
     "quarantined": "rows",
+    "rows_missing": "changes",
 }
 VERDICTS = ("stalled", "falling behind", "reconnecting")
 WAL = {"wal warning": Level.WARNING, "wal critical": Level.CRITICAL}

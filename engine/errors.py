@@ -113,15 +113,22 @@ class DataError(DatasyncError):
     Attributes:
         relids: of the tables that it is about, if only they need to stop.
         sqlstate: what the target answered, if it is its refusal.
+        policy: what the tables' switches say to it, see `switches.Policy`.
     """
 
     code = "DATA"
+    policy: str = "apply"
     relids: tuple[int, ...] = ()
     sqlstate: str = ""
 
     def about(self, *relids: int) -> Self:
         """The error, of these tables."""
         self.relids = relids
+        return self
+
+    def under(self, policy: str) -> Self:
+        """The error, with this policy."""
+        self.policy = policy
         return self
 
     def refused(self, sqlstate: str) -> Self:
@@ -148,19 +155,9 @@ class ProtocolError(DataError):
 
 
 class SchemaChanged(DataError):
-    """The shape of a source table is not the one that the target has.
-
-    Attributes:
-        policy: what the job's switches say to it: `apply`, `pause` or `fail`.
-    """
+    """The shape of a source table is not the one that the target has."""
 
     code = "SCHEMA_CHANGED"
-    policy: str = "apply"
-
-    def under(self, policy: str) -> Self:
-        """The error, with this policy."""
-        self.policy = policy
-        return self
 
 
 class TableParked(DataError):

@@ -213,6 +213,9 @@ class TableFold:
         pending = self._net.get(key)
         if pending is None:
             self._net[key] = (Op.INSERT, row)
+        elif pending[0] is Op.DELETE and self.shape.passes_over:
+            self.flush()  # as one update it would be passed over where the row is missing
+            self._net = {key: (Op.INSERT, row)}
         elif pending[0] is Op.DELETE:
             self._net[key] = (Op.UPDATE, row)
         else:

@@ -47,6 +47,7 @@ class Sample:
         stages: where the time goes, see `engine.stages`.
         parked: tables that rest while the others go on.
         quarantined: rows that the target refused and that are kept.
+        missed: changes whose row was not at the target, see `on_missing_row`.
         copy, tables: only while it copies.
         again: tables that are copied beside the stream, from the beginning until they follow.
         again_lag_bytes: WAL at the source that those have not followed yet; None until they are copied.
@@ -61,6 +62,7 @@ class Sample:
     stages: Mapping[str, float] = field(default_factory=dict)
     parked: int = 0
     quarantined: int = 0
+    missed: int = 0
     copy: CopyProgress | None = None
     tables: tuple[TableCopy, ...] = ()
     again: tuple[TableCopy, ...] = ()
@@ -80,6 +82,7 @@ class Sample:
             "stages": dict(self.stages),
             "tables_parked": self.parked,
             "quarantined": self.quarantined,
+            "rows_missing": self.missed,
         }
         if self.copy is not None:
             eta = self.copy.eta_s

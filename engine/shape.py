@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prefect_datasync.engine.changes import Row
+from prefect_datasync.engine.switches import Policy
 
 if TYPE_CHECKING:
     from prefect_datasync.engine.treatment import Treatment
@@ -28,6 +29,7 @@ class Shape:
         treatment: what is special about its changes; None when each is applied as it is.
         upserts: the target may hold a row that has the key of an inserted one.
         misses: the target may lack a row that is updated.
+        on_missing: what becomes of a change whose row is not at the target although it should be.
     """
 
     relid: int
@@ -43,3 +45,9 @@ class Shape:
     treatment: Treatment | None = None
     upserts: bool = False
     misses: bool = False
+    on_missing: Policy = Policy.PAUSE
+
+    @property
+    def passes_over(self) -> bool:
+        """Whether a change that finds no row is no fault: it may be one of a row that comes again."""
+        return self.misses or self.on_missing is Policy.IGNORE

@@ -192,6 +192,7 @@ class SyncSpec(BaseModel):
     on_rewrite: Policy = Field(DEFAULTS.on_rewrite, description=TOLD["on_rewrite"])
     on_drop_table: Policy = Field(DEFAULTS.on_drop_table, description=TOLD["on_drop_table"])
     on_rename_table: Policy = Field(DEFAULTS.on_rename_table, description=TOLD["on_rename_table"])
+    on_missing_row: Policy = Field(DEFAULTS.on_missing_row, description=TOLD["on_missing_row"])
     on_truncate: Policy = Field(DEFAULTS.on_truncate, description=TOLD["on_truncate"])
     on_insert: Rows = Field(DEFAULTS.on_insert, description=TOLD["on_insert"])
     on_update: Rows = Field(DEFAULTS.on_update, description=TOLD["on_update"])

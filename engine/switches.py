@@ -81,6 +81,7 @@ OF_DEFINITIONS = (
     "on_rewrite",
     "on_drop_table",
     "on_rename_table",
+    "on_missing_row",
 )
 
 
@@ -96,6 +97,7 @@ class Switches:
     on_rewrite: Policy = Policy.APPLY
     on_drop_table: Policy = Policy.PAUSE
     on_rename_table: Policy = Policy.PAUSE
+    on_missing_row: Policy = Policy.PAUSE
     on_truncate: Policy = Policy.APPLY
     on_insert: Rows = Rows.APPLY
     on_update: Rows = Rows.APPLY
@@ -180,6 +182,9 @@ TOLD = {
     " forgotten (ignore), it stays and counts as parked (pause), or the job fails (fail).",
     "on_rename_table": "When a table is renamed or moved to another schema: the target's too (apply), it keeps"
     " its name and goes on (ignore), the table rests (pause), or the job fails (fail).",
+    "on_missing_row": "When a changed or deleted row is not at the target, since somebody else has deleted it: the"
+    " changed one is put there (apply), the change is passed over and counted (ignore), the table rests (pause),"
+    " or the job fails (fail).",
     "on_truncate": "When all rows go at once by TRUNCATE: the target's too (apply), they stay (ignore), the table"
     " rests (pause), or the job fails (fail).",
     "on_insert": "New rows are applied (apply), or not (ignore).",
@@ -212,6 +217,7 @@ class Override(BaseModel):
     on_rewrite: Policy | None = Field(None, description=TOLD["on_rewrite"])
     on_drop_table: Policy | None = Field(None, description=TOLD["on_drop_table"])
     on_rename_table: Policy | None = Field(None, description=TOLD["on_rename_table"])
+    on_missing_row: Policy | None = Field(None, description=TOLD["on_missing_row"])
     on_truncate: Policy | None = Field(None, description=TOLD["on_truncate"])
     on_insert: Rows | None = Field(None, description=TOLD["on_insert"])
     on_update: Rows | None = Field(None, description=TOLD["on_update"])

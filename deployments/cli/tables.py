@@ -24,11 +24,24 @@ def list_(job: str, *, json: Json = False) -> None:
         found,
         json,
         lambda: show_table(
-            ("table", "state", "rows copied", "bytes", "quarantined", "ignored", "target", "why"),
+            (
+                "table",
+                "state",
+                "rows copied",
+                "bytes",
+                "quarantined",
+                "ignored",
+                "missed",
+                "target",
+                "why",
+            ),
             [
                 (
                     *(t.table, _state(t), count(t.rows), size(t.bytes)),
-                    *(t.quarantined or None, count(t.ignored) if t.ignored else None),
+                    *(
+                        t.quarantined or None,
+                        *(count(n) if n else None for n in (t.ignored, t.missed)),
+                    ),
                     *(t.target, t.fault),
                 )
                 for t in found

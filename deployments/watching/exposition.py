@@ -60,6 +60,7 @@ NUMBERS = (
     Number("last_sample_timestamp_seconds", "at", "When the process told of itself last", living=False),
     Number("tables_parked", "tables_parked", "Tables that rest while the others go on"),
     Number("quarantined_rows", "quarantined", "Rows that the target refused and that are kept"),
+    Number("missing_rows", "rows_missing", "Changes whose row was not at the target, put there or passed over"),
     Number("copy_ratio", "copy_percent", "How far the copy is, from 0 to 1", divisor=100),
 )  # fmt: skip
 

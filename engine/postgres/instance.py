@@ -149,7 +149,8 @@ class Instance:
             retained_bytes=retained,
             stages=self._attempt.clocks.shares(),
             parked=self._streaming.parked,
-            quarantined=self._streaming.quarantined,
+            quarantined=self._streaming.quarantined.number,
+            missed=self._streaming.missed.number,
             again=again,
             again_lag_bytes=again_lag_bytes,
         )

@@ -25,7 +25,7 @@ def row(
 ) -> TableRow:
     return TableRow(
         "public", name, relid, phase, None, True, filled, 0, 0, None, fault, wish, False, 0, target,
-        frozenset(), 0, (),
+        frozenset(), 0, 0, (),
     )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ _IGNORED = (
     "update prefect_datasync.job_table set ignored = ignored + $1::bigint"
     " where job = $2 and relid = $3::oid"
 )
+_MISSED = _IGNORED.replace("ignored", "missed")
 
 
 class PostgresApplier:
@@ -167,8 +168,9 @@ class PostgresApplier:
                 if begun and self._limit:
                     self._writer.execute("release savepoint datasync_piece")
                 self._relids = ()
-                for relid, number in batch.ignored.items():
-                    self._writer.query(_IGNORED, (str(number), self._key, str(relid)))
+                for sql, counted in ((_IGNORED, batch.ignored), (_MISSED, self._writer.missed)):
+                    for relid, number in counted.items():
+                        self._writer.query(sql, (str(number), self._key, str(relid)))
             self._open_counts[0] += batch.transactions
             self._open_counts[1] += batch.records
             self._open_counts[2] += batch.bytes
@@ -184,9 +186,12 @@ class PostgresApplier:
                 fault.about(*(relids or self._at_fault(exc)))
             raise fault from exc
         except DataError as exc:
+            if exc.error_code == "ROW_MISSING" and self._relids:
+                exc.under(self._tables[self._relids[0]].switches.on_missing_row)
             raise exc.about(*self._relids) from None
 
     def _write(self, steps: Sequence[Step], *, carefully: bool) -> None:
+        self._writer.missed.clear()
         for step in merged(steps, self._members) if self._members else steps:
             self._relids = step.relids if isinstance(step, Clear) else self._of(step.relid)
             # A key of merged tables is that of several relations: their first refused row stops them.

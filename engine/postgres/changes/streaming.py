@@ -26,6 +26,7 @@ from prefect_datasync.engine.postgres.attempt import Attempt
 from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.changes.apply import PostgresApplier
 from prefect_datasync.engine.postgres.changes.feed import FarBehind, Feed, feed_of
+from prefect_datasync.engine.postgres.changes.warning import MISSED, QUARANTINED, Warned
 from prefect_datasync.engine.postgres.charset import take_as
 from prefect_datasync.engine.postgres.definitions.shapes import NotFollowed
 from prefect_datasync.engine.postgres.job_rows import asked, ledger
@@ -47,7 +48,6 @@ LOOK_S = 0.5  #: how often the job's row is looked at, which also proves the loc
 LONGEST_PAUSE_S = 30.0
 ANSWER_S = 10.0  #: a target that does not answer so long is taken for lost
 SOUND_S = 5.0  #: a session that has lasted so long ends the talk of reconnecting
-TELL_S = 60.0  #: how often more rows in quarantine are told
 BUSY_S = 3.0  #: how often the source is looked at while the target is busy with one batch
 
 
@@ -69,9 +69,9 @@ class StreamStage:
         self._wake = wake
         self._handing = self._handed = self._tidied = False
         self._reached = 0
-        self.quarantined = 0  #: rows that the target refused; from any thread
+        self.quarantined = Warned(attempt.say, QUARANTINED)  #: rows that the target refused
+        self.missed = Warned(attempt.say, MISSED)  #: changes whose row was not at the target
         self._looked = self._asked = self._began = 0.0
-        self._told = -TELL_S
         self._asked_source = 0.0
         self._applying: Connection | None = None
         self._feed: Feed | None = None
@@ -294,7 +294,8 @@ class StreamStage:
         theirs = [hold.connection] + ([self._applying] if self._applying else [])
         with translating("look at the job's row"), within(ANSWER_S, *theirs):
             now = asked.read(hold, self._parking.chosen)
-            self._count_quarantined(now.quarantined)
+            self.quarantined.see(now.quarantined)
+            self.missed.see(now.missed)
             if holding is None or replication is None:
                 return
             if now.rest:
@@ -306,15 +307,6 @@ class StreamStage:
             self._wake()
         if holding.limit is not None and not holding.reached and self._feed is not None:
             self._feed.ask()
-
-    def _count_quarantined(self, rows: int) -> None:
-        if rows > self.quarantined and time.monotonic() - self._told > TELL_S:
-            self._told = time.monotonic()
-            self._say(
-                f"QUARANTINED: the target refuses {rows} rows. They are kept and the rest is applied."
-                " Do: `datasync quarantine list JOB` tells why."
-            )
-        self.quarantined = rows
 
     # -- after a fault ---------------------------------------------------------------------------
 

@@ -240,7 +240,7 @@ def enter(
         entered = control.execute(
             "update prefect_datasync.job_table t set phase = 'copied', snapshot_lsn = %s, fault = null,"
             " wish = null, empties = false, mark = s.mark, filled = true,"
-            " ignored = t.ignored + s.ignored, made = t.made or s.made, relid = s.relid,"
+            " ignored = t.ignored + s.ignored, missed = t.missed + s.missed, made = t.made or s.made, relid = s.relid,"
             " rows_copied = t.rows_copied + s.rows_copied, bytes_copied = t.bytes_copied + s.bytes_copied"
             " from prefect_datasync.job_table s where t.job = %s and s.job = %s"
             " and (s.nsp, s.rel) = (t.nsp, t.rel) and t.wish = 'copy' returning t.nsp, t.rel",

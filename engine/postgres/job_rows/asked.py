@@ -23,6 +23,7 @@ class Asked:
         rest: a table that follows is to rest, or tables were added or removed.
         copy: a parked table is to be copied again, or was until somebody let it rest.
         quarantined: rows in quarantine; told here since it is looked at so often.
+        missed: changes whose row was not at the target; likewise.
     """
 
     stand: Lsn | None = None
@@ -30,6 +31,7 @@ class Asked:
     rest: bool = False
     copy: bool = False
     quarantined: int = 0
+    missed: int = 0
 
 
 def read(hold: Hold, chosen: str | None) -> Asked:
@@ -47,7 +49,8 @@ def read(hold: Hold, chosen: str | None) -> Asked:
         " exists (select from prefect_datasync.job_table t where t.job = job.job"
         " and t.wish = 'copy' and t.phase = 'parked')"
         " or exists (select from prefect_datasync.job s where s.job = %s),"
-        " (select count(wanted) from prefect_datasync.quarantine q where q.job = job.job)"
+        " (select count(wanted) from prefect_datasync.quarantine q where q.job = job.job),"
+        " (select coalesce(sum(missed), 0)::bigint from prefect_datasync.job_table t where t.job = job.job)"
         " from prefect_datasync.job where job = %s and epoch = %s",
         (boundary.lock_name(hold.key), chosen, again_key(hold.key), hold.key, hold.epoch),
     ).fetchone()

@@ -70,6 +70,7 @@ class TableRow:
     target: Name  #: its name at the target
     left_out: frozenset[int]  #: numbers of columns that are not synced
     ignored: int  #: changes of rows that were not applied, as the switches say
+    missed: int  #: changes whose row was not at the target; they were put there, or passed over
     names: tuple[Name, ...]  #: by which the job's rules speak of it, see `known`; () is not known
 
     @property
@@ -124,7 +125,7 @@ def read_tables(connection: Connection, key: str) -> tuple[TableRow, ...]:
             "select nsp, rel, relid::bigint, phase, snapshot_lsn::text, made, filled, rows_copied,"
             " bytes_copied, mark, fault, wish, empties, (select count(q.wanted) from prefect_datasync.quarantine q"
             " where (q.job, q.nsp, q.rel) = (t.job, t.nsp, t.rel)),"
-            " coalesce(to_nsp, nsp), coalesce(to_rel, rel), left_out, ignored, names"
+            " coalesce(to_nsp, nsp), coalesce(to_rel, rel), left_out, ignored, missed, names"
             " from prefect_datasync.job_table t where job = %s order by nsp, rel",
             (key,),
         ).fetchall()
@@ -139,8 +140,8 @@ def read_tables(connection: Connection, key: str) -> tuple[TableRow, ...]:
                 *row[12:14],
                 (row[14], row[15]),
                 frozenset(row[16] or ()),
-                row[17],
-                tuple((schema, name) for schema, name in row[18] or ()),
+                *row[17:19],
+                tuple((schema, name) for schema, name in row[19] or ()),
             )
         )
         for row in rows

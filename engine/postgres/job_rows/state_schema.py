@@ -40,6 +40,7 @@ create table if not exists prefect_datasync.job_table (
   to_nsp text, to_rel text,               -- its name at the target; null where it is the same
   left_out int[],                         -- numbers of columns that are not synced, see engine.switches
   ignored bigint not null default 0,      -- changes of rows that the switches say not to apply
+  missed bigint not null default 0,       -- changes whose row was not at the target, see `on_missing_row`
   names jsonb,                            -- by which the job's rules speak of it, see `known`
   rows_copied bigint not null default 0, bytes_copied bigint not null default 0,
   primary key (job, nsp, rel)
@@ -75,6 +76,7 @@ alter table prefect_datasync.job_table add column if not exists mark text,
   add column if not exists empties boolean not null default false,
   add column if not exists to_nsp text, add column if not exists to_rel text,
   add column if not exists left_out int[], add column if not exists ignored bigint not null default 0,
+  add column if not exists missed bigint not null default 0,
   add column if not exists names jsonb,
   drop constraint if exists job_table_phase_check,
   add constraint job_table_phase_check check (phase in ('pending', 'copied', 'parked', 'aside'));
@@ -86,7 +88,7 @@ alter table prefect_datasync.quarantine drop constraint if exists quarantine_job
     references prefect_datasync.job_table on delete cascade on update cascade;
 """
 #: Columns that only the present version has.
-_NEWEST = (("job", "chosen"), ("job_table", "names"), ("quarantine", "wanted"))
+_NEWEST = (("job", "chosen"), ("job_table", "missed"), ("quarantine", "wanted"))
 _TABLES = ("job", "job_table", "job_chunk")
 
 

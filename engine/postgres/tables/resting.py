@@ -15,11 +15,9 @@ class TablesChanged(TransientError):
 
 def may_rest(spec: SyncSpec, fault: DataError) -> bool:
     """Whether a fault stops only its tables."""
-    if not fault.relids:
+    if not fault.relids or fault.policy == Policy.FAIL:
         return False
-    if isinstance(fault, SchemaChanged):
-        return fault.policy != Policy.FAIL
-    return spec.on_table_fault is OnTableFault.PARK
+    return isinstance(fault, SchemaChanged) or spec.on_table_fault is OnTableFault.PARK
 
 
 def may_copy_again(spec: SyncSpec) -> bool:

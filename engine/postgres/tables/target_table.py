@@ -212,6 +212,7 @@ def bind(
         treatment=treatment if treatment.special else None,
         upserts=switches.keeps,
         misses=Rows.IGNORE in (switches.on_insert, switches.on_update),
+        on_missing=switches.on_missing_row,
     )
     swaps = any(found is None or found != identity for found in table.unique_keys)
     own = tuple(n for n, c in table.columns.items() if not c.generated and n not in columns)
