@@ -20,17 +20,18 @@ from prefect_datasync.engine.postgres.catalog import Name, Table
 from prefect_datasync.engine.postgres.definitions import ddl
 from prefect_datasync.engine.postgres.definitions.sequence_values import carry
 from prefect_datasync.engine.postgres.initial_copy import copy_plan
+from prefect_datasync.engine.postgres.initial_copy.guarding import CopyGuard
+from prefect_datasync.engine.postgres.initial_copy.left_out import let_rest
 from prefect_datasync.engine.postgres.initial_copy.relay import Copied
 from prefect_datasync.engine.postgres.initial_copy.table_copy import copy_unit
 from prefect_datasync.engine.postgres.initial_copy.unproven_checks import put_back
 from prefect_datasync.engine.postgres.job_rows import ledger
 from prefect_datasync.engine.postgres.job_rows.known import read_known
-from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
+from prefect_datasync.engine.postgres.job_rows.ledger import Phase
 from prefect_datasync.engine.postgres.job_rows.staging import is_staging
 from prefect_datasync.engine.postgres.quarantine import quarantine
 from prefect_datasync.engine.postgres.quarantine.isolated_copy import Tolerance
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
-from prefect_datasync.engine.postgres.tables.resting import may_copy_again
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
 from prefect_datasync.engine.postgres.tables.target_table import read_target_tables
 from prefect_datasync.engine.sample import TableCopy
@@ -56,6 +57,7 @@ class CopyStage:
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
+        self._guard = CopyGuard(attempt)
         self._snapshot: slot.ExportedSnapshot | None = None
         self._tables: dict[Name, Table] = {}
         self._binary: dict[Name, bool] = {}
@@ -75,6 +77,11 @@ class CopyStage:
             DatasyncError: of any kind; what was made so far is found again by the next attempt.
         """
         self.close()
+        units = self._prepare()
+        self._guard.start()
+        return units
+
+    def _prepare(self) -> list[CopyUnit]:
         attempt, hold = self._attempt, self._attempt.hold
         with (
             connect(attempt.source, attempt.application("prepare")) as source,
@@ -160,6 +167,7 @@ class CopyStage:
     def copy(self, unit: CopyUnit) -> Copied:
         """Copy one unit; see `table_copy.copy_unit`."""
         attempt, table = self._attempt, self._tables[unit.schema, unit.name]
+        self._guard.refuse(table)
         share, moved = self._shares[table.full_name], 0
 
         def progressed(size: int) -> None:
@@ -201,6 +209,8 @@ class CopyStage:
                 attempt.say(f"{exc} The rows of {unit.label} are copied around those.")
                 progressed(-moved)
                 copied = copy(self._tolerance())
+        except TableParked:
+            raise
         except DataError as exc:
             if not self._may_rest(exc):
                 exc.about(*self._with(table))
@@ -226,31 +236,8 @@ class CopyStage:
         return Tolerance(attempt.spec.quarantine_limit, parks, attempt.hold.row.binary_stream)
 
     def _park(self, table: Table, share: TableShare, fault: DataError) -> TableParked:
-        attempt, name = self._attempt, f"{table.schema}.{table.name}"
-        again = (
-            isinstance(fault, SchemaChanged)
-            and fault.policy == Policy.APPLY
-            and may_copy_again(attempt.spec)
-            and not table.switches.keeps
-        )
-        with connect(attempt.target, attempt.application("park")) as connection:
-            ledger.park(
-                connection,
-                attempt.key,
-                attempt.hold.epoch,
-                {table.full_name: str(fault)},
-                relids={table.full_name: table.relid},
-                tables={table.full_name: table},
-                wish=Wish.COPY if again else None,
-            )
         share.units = 0
-        then = "; it is copied again" if again else ""
-        attempt.say(f"{fault} TABLE_PARKED: {name} rests, the other tables go on{then}.")
-        return TableParked(
-            f"{name}: {fault.what}",
-            effect="It rests, the other tables go on",
-            do=f"`datasync table copy JOB {name}` once the cause is cured",
-        )
+        return let_rest(self._attempt, table, fault)
 
     def progress(self) -> CopyProgress:
         """How far the copy is, by the bytes of this and earlier attempts."""
@@ -278,6 +265,7 @@ class CopyStage:
     def finish(self) -> None:
         """Close the snapshot, build what is missing, and let the stream begin."""
         self.close()
+        self._guard.refuse_lost()
         attempt, hold, connection = self._attempt, self._attempt.hold, self._attempt.hold.connection
         with (
             connect(attempt.source, attempt.application("finish")) as source,
@@ -343,6 +331,7 @@ class CopyStage:
 
     def close(self) -> None:
         """Let the snapshot go; units under way that have imported it go on."""
+        self._guard.close()
         if self._snapshot is not None:
             self._snapshot.close()
             self._snapshot = None

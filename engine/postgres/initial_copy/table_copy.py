@@ -19,6 +19,7 @@ from prefect_datasync.engine.postgres.changes.copy_format import column_list
 from prefect_datasync.engine.postgres.charset import give_raw, speak_utf8, take_as
 from prefect_datasync.engine.postgres.definitions.marks import Mark, read_marks
 from prefect_datasync.engine.postgres.definitions.shape_policy import overtaken
+from prefect_datasync.engine.postgres.initial_copy.left_out import parked
 from prefect_datasync.engine.postgres.initial_copy.relay import BINARY, TEXT, Copied, relay
 from prefect_datasync.engine.postgres.job_rows import owning
 from prefect_datasync.engine.postgres.job_rows.ledger import fenced
@@ -98,7 +99,7 @@ def copy_unit(
                 with clocks.on(Stage.BUILD):
                     for statement in after:
                         _run(into, statement)
-                _record(into, key, epoch, unit, copied, mark.text if mark else None)
+                _record(into, key, epoch, unit, table, copied, mark.text if mark else None)
                 if isolated:
                     isolated.finish(into)
                 faults.reach("copy.before_commit")
@@ -192,7 +193,13 @@ def _copy_out(table: Table, columns: str, unit: CopyUnit, form: str) -> str:
 
 
 def _record(
-    into: Connection, key: str, epoch: int, unit: CopyUnit, copied: Copied, mark: str | None
+    into: Connection,
+    key: str,
+    epoch: int,
+    unit: CopyUnit,
+    table: Table,
+    copied: Copied,
+    mark: str | None,
 ) -> None:
     held = into.execute(
         "select 1 from prefect_datasync.job where job = %s and epoch = %s for share", (key, epoch)
@@ -201,11 +208,13 @@ def _record(
         raise fenced(key)
     values = (format_lsn(unit.snapshot_lsn), copied.rows, copied.bytes, key, unit.schema, unit.name)
     if unit.chunk is None:
-        into.execute(
-            "update prefect_datasync.job_table set phase = 'copied', snapshot_lsn = %s,"
-            " rows_copied = %s, bytes_copied = %s where job = %s and nsp = %s and rel = %s",
+        done = into.execute(
+            "update prefect_datasync.job_table set phase = 'copied', snapshot_lsn = %s, rows_copied = %s,"
+            " bytes_copied = %s where job = %s and nsp = %s and rel = %s and phase <> 'parked'",
             values,
         )
+        if done.rowcount != 1:  # somebody has let it rest meanwhile: it is not followed
+            raise parked(table)
         owning.fills(into, key, [(unit.schema, unit.name)])
     else:
         into.execute(
