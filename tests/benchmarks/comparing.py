@@ -39,14 +39,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keys", nargs="*", default=list(KEYS), help="e.g. 'text key'")
     asked = parser.parse_args()
     with pair() as ground:
-        for number, (kind, key) in enumerate(KEYS.items()):
+        for number, kind in enumerate(asked.keys):
             sides = [database(s, f"c{number}") for s in (ground.source, ground.target)]
             for side in sides:
                 sql(
                     side,
-                    f"create table t ({key}, customer int, amount numeric(10,2), at timestamptz, note text)",
+                    f"create table t ({KEYS[kind]}, customer int, amount numeric(10,2), at timestamptz, note text)",
                     ROWS.format(rows=asked.rows),
                     "vacuum analyze t",
                     "checkpoint",

@@ -6,8 +6,11 @@ import pytest
 from attempts import KEY, execute, running
 from table_life import following
 
+from prefect_datasync.engine.postgres.catalog import read_table
+from prefect_datasync.engine.postgres.comparison.row_hash import key_hash, rest_hash
 from prefect_datasync.engine.postgres.comparison.verifying import verify
-from prefect_datasync.engine.postgres.session import Server
+from prefect_datasync.engine.postgres.session import Server, connect
+from prefect_datasync.engine.ranges import buckets_for
 from prefect_datasync.engine.spec import SyncSpec
 from prefect_datasync.engine.verify import Difference
 
@@ -81,3 +84,45 @@ def test_differences_are_found_by_the_index_and_in_one_pass_alike(
         [table] = verify(KEY, source, target, SyncSpec()).tables
         some = 32000 // every
         assert table.difference == Difference(some, 52, some)
+
+
+def test_numerics_are_the_same_only_with_the_same_sign_and_scale(
+    source: Server, target: Server
+) -> None:
+    values = ("1.0", "1", "-1", "0", "NaN", "Infinity", "10000", "0.0001", "123456789.10")
+    others = ("1.00", "-1", "1", "0.0", "0", "-Infinity", "1", "0.00010", "123456789.1")
+    execute(
+        source,
+        "create table t (id int primary key, v numeric)",
+        *(f"insert into t values ({n}, '{v}')" for n, v in enumerate(values)),
+    )
+    with running(source, target, SyncSpec()) as attempt:
+        following(attempt)
+        assert attempt.verify().equal
+        execute(target, *(f"update t set v = '{v}' where id = {n}" for n, v in enumerate(others)))
+        [table] = verify(KEY, source, target, SyncSpec()).tables
+        assert table.difference == Difference(0, 0, len(values))
+
+
+def test_a_row_whose_key_and_values_are_the_same_has_a_hash_of_its_own(source: Server) -> None:
+    """The hashes of key and rest are combined by XOR, so those of equal values must differ."""
+    execute(
+        source,
+        "create table t (a text, s timestamptz, b text, u timestamptz, primary key (a, s))",
+        "insert into t select g, m, g, m from generate_series(1, 1000) g,"
+        " lateral (select timestamptz '2024-01-01' + g * interval '1 s') x (m)",
+    )
+    with connect(source, "test") as connection:
+        table = read_table(connection, ("public", "t"))
+        assert table is not None
+        asked = (table, table, "{}")
+        sql = f"select count(distinct {key_hash(*asked)} # {rest_hash(*asked)}) from t"
+        connection.execute("set search_path = public")
+        assert connection.execute(sql.encode()).fetchone() == (1000,)
+
+
+@pytest.mark.parametrize("rows", [0, 999_999, 1_000_000, 50_000_000])
+def test_larger_tables_have_more_buckets_and_always_a_power_of_two(rows: int) -> None:
+    buckets = buckets_for(rows)
+    assert buckets & (buckets - 1) == 0
+    assert buckets == {0: 1024, 999_999: 1024, 1_000_000: 4096, 50_000_000: 4096}[rows]

@@ -29,6 +29,7 @@ from prefect_datasync.engine.postgres.comparison.row_hash import (
     Parts,
     key_columns,
     key_hash,
+    rest_hash,
     row_hash,
 )
 from prefect_datasync.engine.postgres.initial_copy.table_copy import (
@@ -37,7 +38,7 @@ from prefect_datasync.engine.postgres.initial_copy.table_copy import (
 )
 from prefect_datasync.engine.postgres.session import Connection, translating
 from prefect_datasync.engine.postgres.tables.synced import source_rows, target_rows
-from prefect_datasync.engine.ranges import BUCKETS, MOST, most_for_sample, ranges_over, sampled
+from prefect_datasync.engine.ranges import MOST, buckets_for, most_for_sample, ranges_over, sampled
 from prefect_datasync.engine.verify import (
     Difference,
     Pair,
@@ -165,15 +166,13 @@ class Comparer:
             sql = f"select count(*) from {source_rows(table)}"
             (rows,) = self._source.execute(sql.encode()).fetchone() or (0,)
             return TableVerdict(table.schema, table.name, rows, 0, False, note=MISSING), None
-        hashed, division = row_hash(table, other, self._text), self._division(table, other)
+        division = self._division(table, other)
         parts = ALL
         if self._sample is not None:
             numbers = sampled(*division.ends, self._sample, self._random)
             parts = division.within(numbers, few=self._sample <= FEW * 100)
         rows_of = (source_rows(table), target_rows(table, other))
-        mine, theirs = self._both(
-            rows_of, lambda c, rows: _summaries(c, rows, division, hashed, parts)
-        )
+        mine, theirs = self._both(rows_of, lambda c, rows: _summaries(c, rows, division, parts))
         found: Difference | None = None
         suspect: Suspect | None = None
         note = ""
@@ -184,7 +183,7 @@ class Comparer:
             parts = division.within(numbers, few=few)
             keys: list[int] = []
             kept: list[Difference] = []
-            found = total(self._differences(table, rows_of, division, hashed, parts, keys, kept))
+            found = total(self._differences(table, rows_of, division, parts, keys, kept))
             note = _kept_words(total(kept))
             if not found.rows:
                 found = None
@@ -198,7 +197,9 @@ class Comparer:
         theirs = own_column(other.columns, table.chunk_key) if table.chunk_key else None
         mine = own_column(table.columns, table.chunk_key) if table.chunk_key else None
         if mine is None or theirs is None or mine.type_oid != theirs.type_oid:
-            return ByHash(key_hash(table, other, self._text))
+            asked = (table, other, self._text)
+            rest = rest_hash(*asked) if key_columns(table) else None
+            return ByHash(key_hash(*asked), rest, buckets_for(table.rows_estimate))
         most = MOST if self._sample is None else most_for_sample(self._sample)
         indexed = other.chunk_key == mine.name
         seen = _ends(self._source, mine.name, source_rows(table))
@@ -207,14 +208,13 @@ class Comparer:
         if indexed and seen:
             there = _ends(self._target, mine.name, target_rows(table, other))
             inside = there is None or (ranges.holds(there[0]) and ranges.holds(there[1]))
-        return ByKey(mine.name, ranges, indexed, inside)
+        return ByKey(mine.name, ranges, indexed, inside, row_hash(table, other, self._text))
 
     def _differences(
         self,
         table: Table,
         rows_of: tuple[str, str],
         division: Division,
-        hashed: str,
         parts: Parts,
         keys: list[int],
         kept: list[Difference],
@@ -224,7 +224,7 @@ class Comparer:
         missing, extra = switches.may_lack_rows, switches.may_have_more_rows
         with contextlib.ExitStack() as stack:
             mine, theirs = self._both(
-                rows_of, lambda c, rows: _pairs(stack, c, rows, division, hashed, parts)
+                rows_of, lambda c, rows: _pairs(stack, c, rows, division, parts)
             )
             for key, each in differing(mine, theirs):
                 found, allowed = apart(each, missing=missing, extra=extra)
@@ -294,14 +294,12 @@ def _ends(connection: Connection, column: str, rows: str) -> tuple[int, int] | N
 
 
 def _summaries(
-    connection: Connection, rows: str, division: Division, hashed: str, parts: Parts
+    connection: Connection, rows: str, division: Division, parts: Parts
 ) -> dict[int, Summary]:
     _heed(connection, parts)
-    if division.key == hashed:
-        number, rows = f"r & {BUCKETS - 1}", parts.rows(f"{hashed} as r", rows)
-    else:
-        number, rows = "k", parts.rows(f"{division.number} as k, {hashed} as r", rows)
-    sql = f"select {number}, count(*), sum(r) from ({rows}) x group by 1"
+    each = division.summed
+    rows = parts.rows(each.computed, rows)
+    sql = f"select {each.key}, count(*), sum({each.row}) from ({rows}) x group by 1"
     return {row[0]: (row[1], row[2]) for row in connection.execute(sql.encode())}
 
 
@@ -310,16 +308,12 @@ def _pairs(
     connection: Connection,
     rows: str,
     division: Division,
-    hashed: str,
     parts: Parts,
 ) -> Iterator[Sequence[Pair]]:
     """The rows as pairs, in order, in blocks; the first block is there on return."""
     _heed(connection, parts)
-    if division.key == hashed:
-        sql = f"select r, r from ({parts.rows(f'{hashed} as r', rows)}) x order by 1"
-    else:
-        rows = parts.rows(f"{division.key} as k, {hashed} as r", rows)
-        sql = f"select k, r from ({rows}) x order by 1, 2"
+    each = division.paired
+    sql = f"select {each.key}, {each.row} from ({parts.rows(each.computed, rows)}) x order by 1, 2"
     cursor = stack.enter_context(connection.cursor("compared", binary=True))
     cursor.execute(sql.encode())
     return chain([cursor.fetchmany(BLOCK)], iter(lambda: cursor.fetchmany(BLOCK), []))

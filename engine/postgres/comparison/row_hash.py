@@ -1,8 +1,8 @@
 """A row's hash as SQL, equal on both sides iff the row's values are; and the parts that a table is divided into.
 
 Each column is hashed by itself, with its number as the seed, and the hashes are combined by XOR. Integers,
-timestamps, uuids, bytea and strings are hashed as they are, which costs a third of their text; everything else as
-text under pinned settings, since binary forms do not exist for all types and equality is not identity for
+timestamps, numerics, uuids, bytea and strings are hashed as they are, which costs a third of their text; everything
+else as text under pinned settings, since binary forms do not exist for all types and equality is not identity for
 some (1.0 and 1.00, citext, -0). xml is hashed as the server writes it for others: a cast to text would show the
 encoding that a value declares, which never leaves the server. Columns go by name, so their order may differ.
 
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from prefect_datasync.engine.postgres.catalog import Column, Table, quote
-from prefect_datasync.engine.ranges import BUCKETS, KeyRanges
+from prefect_datasync.engine.ranges import KeyRanges
 
 _BIGINT = 20
 _INTEGERS = (21, 23)
 _STRINGS = (25, 1043)
 _XML = 142
 _EXACT = (17, 2950)  # bytea and uuid: equal values are equal byte for byte
-_SENT = {1114: "timestamp_send", 1184: "timestamptz_send"}
+_SENT = {1114: "timestamp_send", 1184: "timestamptz_send", 1700: "numeric_send"}
 
 
 def row_hash(table: Table, other: Table, text: str) -> str:
@@ -34,6 +34,13 @@ def row_hash(table: Table, other: Table, text: str) -> str:
         text: see `charset.same_bytes`.
     """
     return _combined(table.stored_columns, other, text)
+
+
+def rest_hash(table: Table, other: Table, text: str) -> str:
+    """The hash of what does not name a row: XOR with that of the key it is a hash of the row."""
+    names = key_columns(table)
+    rest = [column for column in table.stored_columns if column.name not in names]
+    return _combined(rest, other, text, first=len(table.stored_columns) + 1)
 
 
 def key_columns(table: Table) -> tuple[str, ...]:
@@ -51,11 +58,11 @@ def key_hash(table: Table, other: Table, text: str) -> str:
     return _combined([c for c in table.columns if c.name in names], other, text)
 
 
-def _combined(columns: Sequence[Column], other: Table, text: str) -> str:
+def _combined(columns: Sequence[Column], other: Table, text: str, *, first: int = 1) -> str:
     theirs = {column.name: column.type_oid for column in other.columns}
     sent: list[str] = []
     parts: list[str] = []
-    for number, column in enumerate(columns, 1):
+    for number, column in enumerate(columns, first):
         same_type = theirs.get(column.name) == column.type_oid
         if same_type and column.type_oid in _SENT:
             sent.append(f"{_SENT[column.type_oid]}({quote(column.name)})")
@@ -63,7 +70,8 @@ def _combined(columns: Sequence[Column], other: Table, text: str) -> str:
             parts.append(_column_hash(column, number, same_type, text))
     if sent:
         # Hashed once more: that of an array is a weighted sum, in which values that change rows would cancel.
-        parts.append(f"hashint8extended(0, hash_array_extended(array[{', '.join(sent)}], 0))")
+        seed = f"hash_array_extended(array[{', '.join(sent)}], 0)"
+        parts.append(f"hashint8extended({first - 1}, {seed})")
     while len(parts) > 1:  # as a tree: a chain of 1,600 would overflow the server's stack
         parts = ["(" + " # ".join(parts[at : at + 2]) + ")" for at in range(0, len(parts), 2)]
     return parts[0] if parts else "0::bigint"
@@ -112,12 +120,30 @@ class Parts:
 ALL = Parts("true")
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is read of each row.
+
+    Attributes:
+        computed: as SQL over the row, once.
+        key, row: over what was computed: the row's part or key, and the hash of the row; bigints.
+    """
+
+    computed: str
+    key: str
+    row: str
+
+
 class Division(Protocol):
     """How a table is divided."""
 
     @property
-    def number(self) -> str:
-        """The number of a row's part, as SQL."""
+    def summed(self) -> Reading:
+        """What is summed up by the number of a row's part."""
+
+    @property
+    def paired(self) -> Reading:
+        """What stands for each row of some parts."""
 
     @property
     def key(self) -> str:
@@ -139,9 +165,18 @@ class ByKey:
     ranges: KeyRanges
     indexed: bool  #: on both sides
     inside: bool  #: both sides have only keys between the ends of the ranges
+    hashed: str  #: of the row
 
     @property
-    def number(self) -> str:
+    def summed(self) -> Reading:
+        return Reading(f"{self._number} as k, {self.hashed} as r", "k", "r")
+
+    @property
+    def paired(self) -> Reading:
+        return Reading(f"{self.key} as k, {self.hashed} as r", "k", "r")
+
+    @property
+    def _number(self) -> str:
         shifted = f"{quote(self.column)}::bigint >> {self.ranges.shift}"
         if self.inside:
             return f"({shifted})"
@@ -157,7 +192,7 @@ class ByKey:
 
     def within(self, numbers: Sequence[int], *, few: bool) -> Parts:
         if not (few and self.indexed):
-            return Parts(f"{self.number} in (select unnest('{{{_listed(numbers)}}}'::bigint[]))")
+            return Parts(f"{self._number} in (select unnest('{{{_listed(numbers)}}}'::bigint[]))")
         runs = self.ranges.runs(numbers)
         lows, highs = (_listed([run[end] for run in runs]) for end in (0, 1))
         wanted = (
@@ -169,20 +204,30 @@ class ByKey:
 
 @dataclass(frozen=True, slots=True)
 class ByHash:
-    """By a hash of the key."""
+    """By a hash of the key; of the whole row where nothing else names it."""
 
     key: str
+    rest: str | None  #: the hash of the other columns; None: there is no key
+    buckets: int
 
     @property
-    def number(self) -> str:
-        return f"{self.key} & {BUCKETS - 1}"
+    def paired(self) -> Reading:
+        if self.rest is None:
+            return Reading(f"{self.key} as r", "r", "r")
+        return Reading(f"{self.key} as k, {self.rest} as r", "k", "k # r")
+
+    @property
+    def summed(self) -> Reading:
+        each = self.paired
+        return Reading(each.computed, f"{each.key} & {self.buckets - 1}", each.row)
 
     @property
     def ends(self) -> tuple[int, int]:
-        return 0, BUCKETS - 1
+        return 0, self.buckets - 1
 
     def within(self, numbers: Sequence[int], *, few: bool) -> Parts:
-        return Parts(f"({self.number}) in (select unnest('{{{_listed(numbers)}}}'::bigint[]))")
+        bucket = f"{self.key} & {self.buckets - 1}"
+        return Parts(f"({bucket}) in (select unnest('{{{_listed(numbers)}}}'::bigint[]))")
 
 
 def _listed(numbers: Sequence[int]) -> str:
