@@ -1,10 +1,10 @@
-"""Whether a failover of the source would cost a new copy: what its standbys know of a job's slot."""
+"""What a failover would cost: of the source, what its standbys know of a job's slot; of the target, what is lost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prefect_datasync.engine.postgres.catalog import literal
+from prefect_datasync.engine.postgres.catalog import literal, quote
 from prefect_datasync.engine.postgres.check.findings import Finding, Side, info, warn
 from prefect_datasync.engine.postgres.check.providers import Problem, Provider, cure
 from prefect_datasync.engine.postgres.session import Connection
@@ -41,6 +41,34 @@ def check_standbys(source: Connection, provider: Provider) -> Iterator[Finding]:
         )
 
 
+def check_target_standbys(target: Connection, provider: Provider) -> Iterator[Finding]:
+    """Whether a failover of the target may lose what the source was told to forget."""
+    names = [str(name) for (name,) in target.execute(_NOT_WAITED_FOR)]
+    if not names:
+        return
+    waited = cure(
+        provider,
+        Problem.RELOAD_SETTING,
+        setting="synchronous_standby_names",
+        value=f"'ANY 1 ({', '.join(map(quote, names))})'",
+    )
+    yield info(
+        "TARGET_STANDBY_BEHIND",
+        f"the target has standbys ({', '.join(names)}) that no commit waits for: one that is promoted may lack what"
+        " the source was told to forget, and the job would refuse to go on",
+        f"{waited.do}, if a failover shall cost no new copy: the job's commits wait for one of them then",
+        waited.sql,
+        Side.TARGET,
+    )
+
+
+# A reader of a logical slot is among them, too, and is no standby.
+_NOT_WAITED_FOR = """
+select distinct r.application_name from pg_stat_replication r
+where r.state in ('streaming', 'catchup') and r.sync_state = 'async' and not exists (
+    select from pg_replication_slots s where s.active_pid = r.pid and s.slot_type = 'logical')
+  and not exists (select from pg_stat_replication w where w.sync_state in ('sync', 'quorum'))
+order by 1"""
 _STANDBYS = """
 select array(select slot_name::text from pg_replication_slots
     where slot_type = 'physical' and not temporary order by 1),

@@ -26,6 +26,7 @@ from prefect_datasync.engine.postgres.check.findings import (
 )
 from prefect_datasync.engine.postgres.check.preflight_pair import named_row
 from prefect_datasync.engine.postgres.check.preflight_provider import read_provider, told
+from prefect_datasync.engine.postgres.check.preflight_standby import check_target_standbys
 from prefect_datasync.engine.postgres.check.providers import Problem, Provider, cure
 from prefect_datasync.engine.postgres.definitions.ddl import compare_tables
 from prefect_datasync.engine.postgres.replica_role import may_take_replica_role
@@ -75,6 +76,7 @@ def check_target(
         provider = provider or read_provider(connection)
         yield from told("target", provider)
         yield from _writable(connection, role)
+        yield from check_target_standbys(connection, provider)
         wanted = ([t.target[0] for t in tables], [t.target[1] for t in tables])
         rows = connection.execute(_THERE, wanted).fetchall()
         there = {t.full_name: t for t in (_There(*row) for row in rows)}
