@@ -18,6 +18,7 @@ from prefect_datasync.deployments.cli.output import (
     show_table,
 )
 from prefect_datasync.engine.errors import ConfigError
+from prefect_datasync.engine.lifecycle import JobState
 
 if TYPE_CHECKING:
     from prefect_datasync.deployments.jobs_as_code.files import Entry, JobSettings
@@ -127,9 +128,9 @@ def _show(steps: Sequence[Step]) -> None:
     rows: list[tuple[object, ...]] = []
     for step in steps:
         if not step.changes:
-            rows.append((step.name, step.action, step.state, None, None, None, None))
+            rows.append((step.name, step.action, _state(step), None, None, None, None))
         rows += [
-            (step.name, step.action, step.state, c.field, cell(c.before), cell(c.after), c.effect)
+            (step.name, step.action, _state(step), c.field, cell(c.before), cell(c.after), c.effect)
             for c in step.changes
         ]
     show_table(("job", "plan", "state", "setting", "now", "file", "heeded"), rows)
@@ -145,11 +146,16 @@ def _tell(steps: Sequence[Step], left: Sequence[str], dry_run: bool) -> None:
     say(f"{'Would be' if dry_run else 'Done'}: {', '.join(counts)}.")
 
 
+def _state(step: Step) -> JobState | None:
+    """Of a job that there is; nothing of one that is to be made, or was deleted."""
+    return None if step.state is JobState.DELETED else step.state
+
+
 def _plain(step: Step) -> dict[str, Any]:
     return {
         "job": step.name,
         "action": step.action,
-        "state": step.state,
+        "state": _state(step),
         "restart": step.restarts,
         "changes": step.changes,
     }

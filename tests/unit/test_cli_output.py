@@ -70,6 +70,12 @@ def test_the_plan_of_a_file_shows_of_a_rule_what_it_sets(
     ]
 
 
+def test_the_plan_of_a_new_job_shows_no_state_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = JobSettings(name="orders", source="s", target="t")
+    cli_job_files._show([Step("orders", Action.CREATED, JobState.DELETED, (), settings)])
+    assert capsys.readouterr().out.splitlines()[1].split("\t")[:3] == ["orders", "created", "-"]
+
+
 def test_everything_of_a_plan_goes_to_standard_output(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
