@@ -22,11 +22,12 @@ from prefect_datasync.engine.merging import Member, merged
 from prefect_datasync.engine.metrics import POSTGRES_EPOCH_S
 from prefect_datasync.engine.ports import Batch
 from prefect_datasync.engine.postgres.catalog import Table
+from prefect_datasync.engine.postgres.changes import unknown_labels
 from prefect_datasync.engine.postgres.changes.write_kept import KeepingWriter
 from prefect_datasync.engine.postgres.job_rows.ledger import fenced
 from prefect_datasync.engine.postgres.lsn import format_lsn
 from prefect_datasync.engine.postgres.quarantine import quarantine
-from prefect_datasync.engine.postgres.quarantine.isolating import Isolating
+from prefect_datasync.engine.postgres.quarantine.isolating import Care, Isolating
 from prefect_datasync.engine.postgres.quarantine.kept import Kept
 from prefect_datasync.engine.postgres.session import Connection, translated
 from prefect_datasync.engine.postgres.severing import sever
@@ -158,40 +159,52 @@ class PostgresApplier:
                 elif self._limit:
                     self._writer.execute("savepoint datasync_piece")
                 faults.reach("apply.after_fence")
-                try:
-                    self._write(batch.steps, carefully=False)
-                except psycopg.Error as exc:
-                    if not self._isolates(exc):
-                        raise
-                    self._undo(batch, begun)
-                    self._write(batch.steps, carefully=True)
+                self._write_all(batch, begun)
                 if begun and self._limit:
                     self._writer.execute("release savepoint datasync_piece")
-                self._relids = ()
                 for sql, counted in ((_IGNORED, batch.ignored), (_MISSED, self._writer.missed)):
                     for relid, number in counted.items():
                         self._writer.query(sql, (str(number), self._key, str(relid)))
             self._open_counts[0] += batch.transactions
             self._open_counts[1] += batch.records
             self._open_counts[2] += batch.bytes
-            self._relids = ()
             if batch.end is not None:
                 self._commit(batch.end)
         except psycopg.Error as exc:
             relids = self._relids
             fault = translated(exc, f"apply to {self._names(relids)}" if relids else "apply")
-            if relids and _lacks_label(exc):
-                fault = self._label_unknown(relids)
+            if relids and unknown_labels.lacks_label(exc):
+                switches = self._tables[relids[0]].switches
+                fault = unknown_labels.fault(self._names(relids), switches.on_change_type)
             if isinstance(fault, DataError):
                 fault.about(*(relids or self._at_fault(exc)))
             raise fault from exc
         except DataError as exc:
             if exc.error_code == "ROW_MISSING" and self._relids:
                 exc.under(self._tables[self._relids[0]].switches.on_missing_row)
-            raise exc.about(*self._relids) from None
+            raise exc.about(*(self._relids or exc.relids)) from None
 
-    def _write(self, steps: Sequence[Step], *, carefully: bool) -> None:
+    def _write_all(self, batch: Batch, begun: bool) -> None:
+        """Write a batch with as little care as does; again, with more, where the target refuses rows."""
+        care, written = Care.NONE, False
+        while True:
+            try:
+                self._write(batch.steps, care)
+                written = True
+                if self._limit and batch.end is not None:  # what the commit would refuse
+                    self._writer.execute("set constraints all immediate")
+                return
+            except psycopg.Error as exc:
+                most = Care.ROWS if batch.end is None else Care.CONSTRAINTS
+                if care is most or not self._isolates(exc):
+                    raise
+                care = most if written or care is Care.ROWS else Care.ROWS
+                self._undo(batch, begun)
+
+    def _write(self, steps: Sequence[Step], care: Care) -> None:
         self._writer.missed.clear()
+        self._isolating.begin(care)
+        carefully = care is not Care.NONE
         for step in merged(steps, self._members) if self._members else steps:
             self._relids = step.relids if isinstance(step, Clear) else self._of(step.relid)
             # A key of merged tables is that of several relations: their first refused row stops them.
@@ -200,10 +213,17 @@ class PostgresApplier:
                 self._isolating.write(step, self._bindings, carefully=carefully)
             else:
                 self._writer.write(step, self._bindings)
+        self._relids = ()
+        try:
+            self._isolating.finish()
+        except (psycopg.Error, DataError):
+            if self._isolating.relid:
+                self._relids = self._of(self._isolating.relid)
+            raise
 
     def _isolates(self, exc: psycopg.Error) -> bool:
         """Whether the rows that the target refuses are looked for, and kept."""
-        if _lacks_label(exc) and not self._unsettled.isdisjoint(self._relids):
+        if unknown_labels.lacks_label(exc) and not self._unsettled.isdisjoint(self._relids):
             return False
         return bool(self._limit) and quarantine.of_a_row(exc.sqlstate)
 
@@ -322,17 +342,3 @@ class PostgresApplier:
 
     def _names(self, relids: tuple[int, ...]) -> str:
         return ", ".join(".".join(self._tables[r].full_name) for r in relids)
-
-    def _label_unknown(self, relids: tuple[int, ...]) -> SchemaChanged:
-        names = self._names(relids)
-        fault = SchemaChanged(
-            f"a row of {names} has a label that its enum lacks at the target, as one that was renamed twice has",
-            effect="The transaction was rolled back",
-            do=f"`datasync table copy JOB {names}`",
-            code="LABEL_UNKNOWN",
-        )
-        return fault.under(self._tables[relids[0]].switches.on_change_type.where_none_ignores)
-
-
-def _lacks_label(exc: psycopg.Error) -> bool:
-    return exc.sqlstate == "22P02" and exc.diag.source_function == "enum_in"

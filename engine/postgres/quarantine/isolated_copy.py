@@ -73,6 +73,7 @@ class IsolatedCopy:
             CopyStopped, TransientError, DataError: close both connections.
         """
         offered = total = 0
+        into.execute("set constraints all immediate")  # while it can be told which row is refused
 
         def take(rows: Sequence[bytes]) -> psycopg.Error | None:
             return self._take(into, copy_in, rows)

@@ -8,12 +8,18 @@ refused and none is in quarantine.
 A table with further unique constraints is first rid of all rows that a step changes, then given the new ones:
 what it holds in between is a part of the step's end, so a row is not refused for what another has yet to give
 up. One whose other values must be taken from the row itself is offered once more at the end.
+
+What a deferred constraint refuses is refused at the commit, when no row is named any more. So such a batch is
+written once more with all constraints immediate, row by row where its rows may stand in each other's way. What
+is refused then is only refused so far: at the end of the batch everything that has waited is offered again, in
+rounds, until one changes nothing.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 
 import psycopg
 
@@ -25,10 +31,18 @@ from prefect_datasync.engine.postgres.catalog import quote
 from prefect_datasync.engine.postgres.changes.copy_format import NULL_BINARY, NULL_TEXT, escape_text
 from prefect_datasync.engine.postgres.changes.write import Bindings, Writer
 from prefect_datasync.engine.postgres.quarantine import quarantine
-from prefect_datasync.engine.postgres.quarantine.kept import Kept, key_of
+from prefect_datasync.engine.postgres.quarantine.kept import Kept, Key, key_of
 from prefect_datasync.engine.postgres.quarantine.quarantine import Refusal
 from prefect_datasync.engine.postgres.session import Connection
 from prefect_datasync.engine.postgres.tables.target_table import Binding, missing
+
+
+class Care(Enum):
+    """How a batch is written."""
+
+    NONE = "none"  #: a refusal is an error
+    ROWS = "rows"  #: what the target refuses at once is kept
+    CONSTRAINTS = "constraints"  #: so is what it would refuse at the commit
 
 
 class Isolating:
@@ -42,6 +56,45 @@ class Isolating:
     def __init__(self, connection: Connection, writer: Writer, kept: Kept, binary: bool) -> None:
         self._connection, self._writer, self._kept = connection, writer, kept
         self._binary = binary
+        self._immediate = False
+        self._late: list[tuple[Binding, Row]] = []  # that could not go yet
+        self.relid: int | None = None  #: whose row could not go in the end
+
+    def begin(self, care: Care) -> None:
+        """A batch is about to be written, from its begin on."""
+        self._immediate, self._late, self.relid = care is Care.CONSTRAINTS, [], None
+        if self._immediate:
+            self._kept.wait()
+            self._writer.execute("set constraints all immediate")
+
+    def finish(self) -> None:
+        """A batch is written: offer once more what has waited.
+
+        Raises:
+            DataError: QUARANTINE_LIMIT.
+            psycopg.Error: a row of *relid* that the source has no more cannot go.
+        """
+        moved = self._immediate
+        while moved:
+            moved = False
+            late, self._late = self._late, []
+            for binding, old in late:
+                moved |= self._remove(binding, old) is None
+            for entry, (binding, key) in self._kept.fresh.items():
+                row = self._kept.wanted(entry)
+                if row is None:
+                    continue
+                exc = self._attempt(binding, Append(binding.shape.relid, [row]))
+                if exc is None:
+                    self._kept.forget(binding, key, entry)
+                    moved = True
+                else:
+                    self._kept.explain(binding, entry, Refusal.of(exc, binding.columns))
+        for binding, old in self._late:
+            self.relid = binding.shape.relid
+            self._write(binding, OneByOne(self.relid, [(Op.DELETE, old, None)]))
+        if self._immediate:
+            self._kept.refuse_more()
 
     def write(self, step: Step, bindings: Bindings, *, carefully: bool) -> None:
         """Write a step; changes of keys in quarantine change the quarantine.
@@ -55,6 +108,7 @@ class Isolating:
         """
         if isinstance(step, Clear):
             self._kept.clear(step.relids)
+            self._late = [x for x in self._late if x[0].shape.relid not in step.relids]
             self._writer.write(step, bindings)
             return
         if isinstance(step, MarkAll):
@@ -118,7 +172,10 @@ class Isolating:
         key = None if old is None else key_of(binding, old)
         entry = None if key is None else self._kept.find(binding, [key]).get(key)
         if key is None or entry is None:
-            if not carefully or new is None:  # what goes is not refused for what it holds
+            if carefully and old is not None and new is None:
+                self._remove(binding, old)
+                return
+            if not carefully or new is None:
                 self._write(binding, change)
                 return
             exc = self._attempt(binding, change)
@@ -153,11 +210,18 @@ class Isolating:
 
     def _merge(self, step: Merge, binding: Binding) -> None:
         relid = step.relid
-        if binding.swaps or binding.ruled:
+        if (binding.swaps or binding.ruled) and not self._immediate:
             self._exchange(step, binding)
             return
         if step.deletes:
-            self._write(binding, Merge(relid, step.deletes, [], []))
+            self._remove_all(binding, step.deletes)
+        if binding.swaps or binding.ruled:  # others may refer to a row, even while it changes
+            for row in step.updates:
+                exc = self._attempt(binding, OneByOne(relid, [(Op.UPDATE, row, row)]))
+                if exc is not None:
+                    self._enter(binding, "update", self._take_out(binding, row, row), exc)
+            self._append(binding, step.inserts)
+            return
         updating = self._taking(binding, lambda rows: Merge(relid, [], list(rows), []))
         for row, exc in refused(step.updates, updating):
             self._enter(binding, "update", self._take_out(binding, row, row), exc)
@@ -223,8 +287,34 @@ class Isolating:
     def _take_out(self, binding: Binding, old: Row, row: Row) -> Row:
         """Remove a row from the target whose new version was refused; that version, whole."""
         whole = self._whole(binding, old, row) if None in row else row
-        self._write(binding, OneByOne(binding.shape.relid, [(Op.DELETE, old, None)]))
+        self._remove(binding, old)
         return whole
+
+    def _remove_all(self, binding: Binding, keys: list[Key]) -> None:
+        relid = binding.shape.relid
+        if not self._immediate:
+            self._write(binding, Merge(relid, keys, [], []))
+            return
+
+        def take(some: Sequence[Key]) -> psycopg.Error | None:
+            return self._attempt(binding, Merge(relid, list(some), [], []))
+
+        for key, _ in refused(keys, take):
+            old: list[bytes | None] = [None] * len(binding.columns)
+            for at, part in zip(binding.key, key, strict=True):
+                old[at] = part
+            self._late.append((binding, old))
+
+    def _remove(self, binding: Binding, old: Row) -> psycopg.Error | None:
+        """Remove a row: what goes is not refused for what it holds, but others may still refer to it."""
+        change = OneByOne(binding.shape.relid, [(Op.DELETE, old, None)])
+        if not self._immediate:
+            self._write(binding, change)
+            return None
+        exc = self._attempt(binding, change)
+        if exc is not None:
+            self._late.append((binding, old))
+        return exc
 
     def _whole(self, binding: Binding, old: Row, row: Row) -> Row:
         """The row, with what was not sent taken from the target's row that *old* names."""

@@ -42,12 +42,16 @@ class Kept:
         self._forms: dict[int, set[tuple[str, bool]]] = {}  # of the entries there may be
         self._counts: dict[int, int] = {}  # of the open transaction
         self._moment = Moment()
+        self._waits = False
+        self._last: dict[int, Refusal] = {}
+        self._fresh: dict[int, tuple[Binding, Key]] = {}
         self.changed = False  #: the open transaction has changed the quarantine
         self.load()
 
     def load(self) -> None:
         """Read which keys are in quarantine; those of a table that is parked are as old as its parking."""
         self._entries, self._forms, self._counts = {}, {}, {}
+        self._waits, self._last, self._fresh = False, {}, {}
         for entry, relid, shape, binary, key in self._connection.execute(
             "select q.id, q.relid::bigint, convert_to(shape, 'UTF8'), binary_form, key from prefect_datasync.quarantine q"
             " join prefect_datasync.job_table t using (job, nsp, rel)"
@@ -90,7 +94,26 @@ class Kept:
     def begin(self, end: Commit | None) -> None:
         """A target transaction begins; *end* is that of its last source transaction, if it is known."""
         self._counts, self.changed = {}, False
+        self._waits, self._last, self._fresh = False, {}, {}
         self._moment = Moment() if end is None else _moment(end)
+
+    def wait(self) -> None:
+        """From here on rows may come back by `fresh`: the limit counts at the end, by `refuse_more`."""
+        self._waits = True
+
+    @property
+    def fresh(self) -> dict[int, tuple[Binding, Key]]:
+        """The entries that were made since `wait`, with their keys."""
+        return dict(self._fresh)
+
+    def refuse_more(self) -> None:
+        """Look at the limit.
+
+        Raises:
+            DataError: QUARANTINE_LIMIT.
+        """
+        for relid, last in self._last.items():
+            self._refuse_more(relid, last)
 
     def finish(self, end: Commit) -> None:
         """The open transaction is about to be committed."""
@@ -163,15 +186,24 @@ class Kept:
         self._count(binding, 0, why)
         was_counted = quarantine.renew(self._connection, entry, row, why, self._moment)
         self.changed = True
+        if self._waits:
+            self._fresh[entry] = (binding, key_of(binding, row))
         self._count(binding, 0 if was_counted else 1, why)
+
+    def explain(self, binding: Binding, entry: int, why: Refusal) -> None:
+        """An entry's row was refused once more."""
+        quarantine.explain(self._connection, entry, why)
+        self._last[binding.shape.relid] = why
 
     def forget(self, binding: Binding, key: Key, entry: int) -> None:
         """Remove an entry: the target has its row, or the source has it no more."""
         counted = quarantine.remove(self._connection, entry)
+        self._fresh.pop(entry, None)
         entries, key = self._entries[binding.shape.relid], _canonical(binding, key)
-        entries[key].remove(entry)
-        if not entries[key]:
-            del entries[key]
+        if key:
+            entries[key].remove(entry)
+            if not entries[key]:
+                del entries[key]
         self.changed = True
         if binding.shape.relid in self._counts:
             self._counts[binding.shape.relid] -= counted
@@ -184,8 +216,11 @@ class Kept:
         )
         self.changed = True
         for relid in relids:
-            for known in (self._entries, self._forms, self._counts):
+            for known in (self._entries, self._forms, self._counts, self._last):
                 known.pop(relid, None)
+            gone = [e for e, (binding, _) in self._fresh.items() if binding.shape.relid == relid]
+            for entry in gone:
+                del self._fresh[entry]
 
     def _enter(
         self, binding: Binding, kind: str, named: Row, wanted: Row | None, why: Refusal
@@ -197,6 +232,8 @@ class Kept:
         entries = self._entries.setdefault(relid, {})
         if key:
             entries.setdefault(key, []).append(entry)
+        if self._waits:
+            self._fresh[entry] = (binding, key_of(binding, named))
         self._forms.setdefault(relid, set()).add((origin.shape, origin.binary))
         self.changed = True
 
@@ -209,9 +246,14 @@ class Kept:
             )
         self._counts[relid] += more
         if more:
-            quarantine.refuse_more(
-                origin, self._counts[relid], self._limit, last, parks=self._parks
-            )
+            self._last[relid] = last
+            if not self._waits:
+                self._refuse_more(relid, last)
+
+    def _refuse_more(self, relid: int, last: Refusal) -> None:
+        quarantine.refuse_more(
+            self._origins[relid], self._counts[relid], self._limit, last, parks=self._parks
+        )
 
 
 def key_of(binding: Binding, row: Row) -> Key:

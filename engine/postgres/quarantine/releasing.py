@@ -119,7 +119,7 @@ def retry(
     """
     taken: dict[Name, int] = {}
     left: dict[Name, list[Refusal]] = {}
-    after = 0
+    after = came = 0
     with connect(target, f"datasync {key} release") as connection:
         with translating("prepare the target's session"):
             take_replica_role(connection)
@@ -137,12 +137,17 @@ def retry(
                     again = _offer(connection, targets[name], rows, charset)
                     taken[name] = taken.get(name, 0) + len(rows) - len(again)
                     left.setdefault(name, []).extend(again)
-            if not entries:
+            if entries:
+                after = entries[-1].entry
+            elif came < sum(taken.values()) and any(left.values()):
+                after, came = 0, sum(taken.values())  # for these, others may have waited
+                left.clear()
+            else:
                 break
-            after = entries[-1].entry
     return [
-        Released(name, count, len(left[name]), left[name][-1] if left[name] else None)
+        Released(name, count, len(refusals), refusals[-1] if refusals else None)
         for name, count in sorted(taken.items())
+        for refusals in [left.get(name, [])]
     ]
 
 
@@ -264,6 +269,7 @@ def _offer(
         return None
 
     left: dict[int, Refusal] = {}
+    connection.execute("set constraints all immediate")
     take_as(connection, charset)
     for each, exc in refused(entries, take, quarantine.row_of):
         left[each.entry] = Refusal.of(exc, binding.columns)
