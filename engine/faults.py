@@ -21,6 +21,8 @@ POINTS = (
     "snapshot.after_import",
     "copy.before_commit",
     "copy.after_commit",
+    "build.before_commit",
+    "build.after_commit",
     "copy.before_finish",
     "copy.after_finish",
     "stream.before_start",

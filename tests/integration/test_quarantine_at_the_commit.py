@@ -79,6 +79,7 @@ def test_children_wait_for_a_parent_that_waits_and_come_with_it_whatever_the_ord
         assert attempt.verify().equal
 
 
+@pytest.mark.slow
 def test_a_row_that_others_refer_to_and_the_source_has_no_more_lets_its_table_rest(two_tables):
     source, target = two_tables
     with running(source, target, SPEC) as attempt:
@@ -93,7 +94,10 @@ def test_a_row_that_others_refer_to_and_the_source_has_no_more_lets_its_table_re
         assert kept(target) == []
 
 
-@pytest.mark.parametrize(("limit", "fault"), [(1, "QUARANTINE_LIMIT: 2 rows"), (0, "23505")])
+@pytest.mark.parametrize(
+    ("limit", "fault"),
+    [(1, "QUARANTINE_LIMIT: 2 rows"), pytest.param(0, "23505", marks=pytest.mark.slow)],
+)
 def test_more_rows_than_the_limit_at_the_commit_let_their_table_rest(two_tables, limit, fault):
     source, target = two_tables
     spec = SPEC.model_copy(update={"quarantine_limit": limit})

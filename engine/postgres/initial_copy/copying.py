@@ -20,6 +20,7 @@ from prefect_datasync.engine.postgres.catalog import Name, Table
 from prefect_datasync.engine.postgres.definitions import ddl
 from prefect_datasync.engine.postgres.definitions.sequence_values import carry
 from prefect_datasync.engine.postgres.initial_copy import copy_plan
+from prefect_datasync.engine.postgres.initial_copy.building import build
 from prefect_datasync.engine.postgres.initial_copy.guarding import CopyGuard
 from prefect_datasync.engine.postgres.initial_copy.left_out import let_rest
 from prefect_datasync.engine.postgres.initial_copy.relay import Copied
@@ -30,7 +31,7 @@ from prefect_datasync.engine.postgres.job_rows.known import read_known
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase
 from prefect_datasync.engine.postgres.job_rows.staging import is_staging
 from prefect_datasync.engine.postgres.quarantine import quarantine
-from prefect_datasync.engine.postgres.quarantine.isolated_copy import Tolerance
+from prefect_datasync.engine.postgres.quarantine.copy_refusals import Tolerance
 from prefect_datasync.engine.postgres.session import Connection, connect, translating
 from prefect_datasync.engine.postgres.tables.synced import synced_tables
 from prefect_datasync.engine.postgres.tables.target_table import read_target_tables
@@ -202,13 +203,12 @@ class CopyStage:
             try:
                 copied = copy()
             except DataError as exc:
-                limit = attempt.spec.quarantine_limit if table.switches.plain else 0
-                tolerant = limit > 0 and not table.shards
-                if not tolerant or not quarantine.of_a_row(exc.sqlstate):
+                tolerance = self._tolerance(table, exc)
+                if tolerance is None:
                     raise
                 attempt.say(f"{exc} The rows of {unit.label} are copied around those.")
                 progressed(-moved)
-                copied = copy(self._tolerance())
+                copied = copy(tolerance)
         except TableParked:
             raise
         except DataError as exc:
@@ -230,10 +230,12 @@ class CopyStage:
         attempt.meter.add(time.time(), copied.rows, copied.bytes)
         return copied
 
-    def _tolerance(self) -> Tolerance:
-        attempt = self._attempt
-        parks = attempt.spec.on_table_fault is OnTableFault.PARK and attempt.spec.mode.streams
-        return Tolerance(attempt.spec.quarantine_limit, parks, attempt.hold.row.binary_stream)
+    def _tolerance(self, table: Table, fault: DataError) -> Tolerance | None:
+        """How the rows that the target refuses are kept, if they are."""
+        limit = self._attempt.spec.quarantine_limit if table.switches.plain else 0
+        if not limit or table.shards or not quarantine.of_a_row(fault.sqlstate):
+            return None
+        return Tolerance(limit, self._may_park, self._attempt.hold.row.binary_stream)
 
     def _park(self, table: Table, share: TableShare, fault: DataError) -> TableParked:
         share.units = 0
@@ -280,7 +282,7 @@ class CopyStage:
             connection.execute("set maintenance_work_mem = '256MB'")
             with attempt.clocks.on(Stage.BUILD):
                 for name, statements in ddl.after_statements(source, connection, ours).items():
-                    self._build(self._tables[name], statements)
+                    self._build(source, self._tables[name], statements)
                 put_back(source, connection, hold.key, attempt.spec, ours)
             if attempt.spec.mode.copies:
                 final = [t for t in self._tables.values() if not is_staging(t.target)]
@@ -305,9 +307,9 @@ class CopyStage:
         faults.reach("copy.after_finish")
         attempt.meter.end_copy()
 
-    def _build(self, table: Table, statements: Sequence[str]) -> None:
+    def _build(self, source: Connection, table: Table, statements: Sequence[str]) -> None:
         try:
-            ddl.create_after(self._attempt.hold.connection, statements)
+            self.quarantined += build(self._attempt, source, table, statements, self._tolerance)
         except DataError as exc:  # rows of merged tables have one key
             if not table.shards or not self._may_park:
                 exc.about(*self._with(table))

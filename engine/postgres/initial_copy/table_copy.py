@@ -24,7 +24,10 @@ from prefect_datasync.engine.postgres.initial_copy.relay import BINARY, TEXT, Co
 from prefect_datasync.engine.postgres.job_rows import owning
 from prefect_datasync.engine.postgres.job_rows.ledger import fenced
 from prefect_datasync.engine.postgres.lsn import format_lsn
-from prefect_datasync.engine.postgres.quarantine.isolated_copy import IsolatedCopy, Tolerance
+from prefect_datasync.engine.postgres.quarantine.copy_refusals import CopyRefusals, Tolerance
+from prefect_datasync.engine.postgres.quarantine.isolated_build import IsolatedBuild
+from prefect_datasync.engine.postgres.quarantine.isolated_copy import IsolatedCopy
+from prefect_datasync.engine.postgres.quarantine.quarantine import Moment
 from prefect_datasync.engine.postgres.replica_role import take_replica_role
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
 from prefect_datasync.engine.postgres.tables.emptying import not_ours, with_rows
@@ -64,7 +67,9 @@ def copy_unit(
     if stop() is not None:
         raise CopyStopped("the copy was asked to stop")
     columns = ", ".join(quote(c.name) for c in table.stored_columns)
-    isolated = tolerance and IsolatedCopy(key, table, unit, tolerance)
+    refusals = tolerance and CopyRefusals(
+        key, table, Moment(format_lsn(unit.snapshot_lsn)), tolerance
+    )
     form = BINARY if (tolerance.binary if tolerance else binary) else TEXT
     copy_in = f"COPY {table.target_sql}{column_list(columns)} FROM STDIN {form}"
     where = f"copy of {unit.label}"
@@ -87,8 +92,8 @@ def copy_unit(
                 give_raw(out)
                 take_as(into, charset)
                 copy_out = _copy_out(table, columns, unit, form)
-                if isolated:
-                    copied = isolated.run(
+                if refusals:
+                    copied = IsolatedCopy(table, refusals).run(
                         out, into, copy_out, copy_in, stop=stop, progress=progress
                     )
                 else:
@@ -98,10 +103,16 @@ def copy_unit(
                 speak_utf8(out, into)
                 with clocks.on(Stage.BUILD):
                     for statement in after:
-                        _run(into, statement)
+                        if refusals:
+                            IsolatedBuild(table, refusals, charset).run(into, statement)
+                        else:
+                            _run(into, statement)
+                if refusals:
+                    left = copied.rows + copied.refused - refusals.rows
+                    copied = Copied(left, copied.bytes, refusals.rows)
                 _record(into, key, epoch, unit, table, copied, mark.text if mark else None)
-                if isolated:
-                    isolated.finish(into)
+                if refusals:
+                    refusals.finish(into)
                 faults.reach("copy.before_commit")
                 into.execute("commit")
                 faults.reach("copy.after_commit")
