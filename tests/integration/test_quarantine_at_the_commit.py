@@ -7,18 +7,12 @@ import signal
 import attempt_process
 import pytest
 from attempts import KEY, execute, running
-from quarantine_looks import SPEC, comes, kept, rows
+from quarantine_looks import ALWAYS, SPEC, comes, kept, rows
 from table_life import following, until
 
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase
 from prefect_datasync.engine.postgres.quarantine import releasing
 
-#: Constraints hold for a job's sessions, too: in their replica role triggers fire only if they always do.
-ALWAYS = """
-do $$ declare t record; begin
-for t in select tgrelid::regclass as rel, tgname from pg_trigger join pg_class c on c.oid = tgrelid
-         where relnamespace = 'public'::regnamespace and tgenabled = 'O'
-loop execute format('alter table %s enable always trigger %I', t.rel, t.tgname); end loop; end $$"""
 UNIQUE = "alter table a add constraint one unique (x) deferrable initially deferred"
 REFERS = (
     "alter table b add constraint refers foreign key (x) references a deferrable initially deferred"

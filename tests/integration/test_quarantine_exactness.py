@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import time
 
@@ -12,6 +11,7 @@ import attempt_process
 import psycopg
 import pytest
 from attempts import KEY, Attempt, execute, running
+from quarantine_looks import without_the_rows_in_quarantine
 from random_load import SCHEMA, RandomLoad
 from table_life import following
 
@@ -19,7 +19,6 @@ from prefect_datasync.engine.postgres.comparison.verifying import verify
 from prefect_datasync.engine.postgres.quarantine import releasing
 from prefect_datasync.engine.postgres.session import Server, connect
 from prefect_datasync.engine.spec import SyncSpec
-from prefect_datasync.engine.verify import Difference, VerifyReport
 
 SEED = int(os.environ.get("DATASYNC_TEST_SEED", "0")) or random.SystemRandom().randrange(10**6)
 SPEC = SyncSpec(tables=("public.*",), batch_rows=1000, quarantine_limit=100_000)
@@ -41,17 +40,6 @@ class GentleLoad(RandomLoad):
     def _transaction(self, session: psycopg.Connection[tuple[object, ...]]) -> None:
         time.sleep(0.1)
         super()._transaction(session)
-
-
-def without_the_rows_in_quarantine(report: VerifyReport) -> int:
-    """How many rows the target lacks, which must be those in quarantine and nothing else."""
-    lacking = 0
-    for table in report.tables:
-        found = re.search(r"(\d+) rows? in quarantine", table.note)
-        kept = int(found[1]) if found else 0
-        assert (table.difference or Difference(0, 0, 0)) == Difference(kept, 0, 0), table
-        lacking += kept
-    return lacking
 
 
 def all_taken_in_the_end(attempt: Attempt, target: Server) -> None:

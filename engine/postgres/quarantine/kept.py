@@ -193,7 +193,8 @@ class Kept:
     def explain(self, binding: Binding, entry: int, why: Refusal) -> None:
         """An entry's row was refused once more."""
         quarantine.explain(self._connection, entry, why)
-        self._last[binding.shape.relid] = why
+        if binding.shape.relid in self._last:  # nothing is counted anew
+            self._last[binding.shape.relid] = why
 
     def forget(self, binding: Binding, key: Key, entry: int) -> None:
         """Remove an entry: the target has its row, or the source has it no more."""
