@@ -19,6 +19,7 @@ from prefect_datasync.engine.errors import DataError
 from prefect_datasync.engine.fold import Append, Clear, Merge, OneByOne, Op, Step
 from prefect_datasync.engine.postgres.answers import checked
 from prefect_datasync.engine.postgres.catalog import quote
+from prefect_datasync.engine.postgres.changes.clearing import clear
 from prefect_datasync.engine.postgres.changes.copy_format import (
     FEW_ROWS,
     NULL_BINARY,
@@ -116,7 +117,8 @@ class Writer:
             for op, old, new in step.changes:
                 self._one(bindings[step.relid], op, old, new)
         elif isinstance(step, Clear):
-            self._clear(step, bindings)
+            tables = [bindings[relid].table for relid in step.relids]
+            clear(self.execute, tables, restart=step.restart_identity)
 
     def _merge(self, binding: Binding, step: Merge) -> None:
         changed = len(step.deletes) + len(step.updates)
@@ -332,12 +334,6 @@ class Writer:
     def _expect(self, sql: str, rows: int, binding: Binding) -> None:
         if (done := self.execute(sql).command_tuples or 0) != rows:
             raise missing(binding, rows, done)
-
-    def _clear(self, step: Clear, bindings: Bindings) -> None:
-        tables = ", ".join(bindings[relid].table.only for relid in step.relids)
-        self.execute(
-            f"truncate {tables} {'restart' if step.restart_identity else 'continue'} identity"
-        )
 
 
 def _assignments(columns: Sequence[str], alias: str) -> str:
