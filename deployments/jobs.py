@@ -28,7 +28,7 @@ from prefect_datasync.deployments.definitions import (
     target_server,
 )
 from prefect_datasync.deployments.deletion import delete
-from prefect_datasync.deployments.planning import check, plan
+from prefect_datasync.deployments.planning import check, plan, refuse_comparing
 from prefect_datasync.deployments.states import is_free, job_failed, job_now, wait_for_state
 from prefect_datasync.deployments.verification import verify
 from prefect_datasync.deployments.watching.explaining import explain
@@ -138,14 +138,25 @@ def resume(name: str, wait_s: float | None = None) -> str:
     return _begun(name, run.id, wait_s)
 
 
-def restart(name: str, wait_s: float | None = None) -> str:
-    """Begin a new instance from nothing; gives its flow run. A paused instance is cancelled first."""
+def restart(name: str, wait_s: float | None = None, *, compare: bool = False) -> str:
+    """Begin a new instance from nothing; gives its flow run. A paused instance is cancelled first.
+
+    Args:
+        compare: keep what the target holds, compare it with the source, and copy only what differs.
+
+    Raises:
+        CheckFailed: KEPT_ROWS, NOTHING_TO_COMPARE: it cannot compare; nothing was changed. Otherwise see `start`.
+    """
     with control_plane() as client:
         job, run, state = _allowed(client, name, Command.RESTART)
+        if compare:
+            refuse_comparing(job)
         if run is not None and state is JobState.PAUSED:
             cancel_paused(client, name, run)
         _wait_for_lock(job)
-        new = client.create_flow_run_from_deployment(UUID(job.deployment_id))
+        new = client.create_flow_run_from_deployment(
+            UUID(job.deployment_id), parameters={"compare": True} if compare else None
+        )
     return _begun(name, new.id, wait_s)
 
 

@@ -104,7 +104,7 @@ class SlotLost(StateError):
     """The slot is gone, or PostgreSQL removed WAL that it still needed."""
 
     code = "SLOT_LOST"
-    do = "run `datasync restart JOB`: the tables must be copied again"
+    do = "run `datasync restart JOB --compare`, which copies only what differs"
 
 
 class DataError(DatasyncError):

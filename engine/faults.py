@@ -19,6 +19,7 @@ POINTS = (
     "slot.after_create",
     "plan.after_commit",
     "snapshot.after_import",
+    "compare.before_correct",
     "copy.before_commit",
     "copy.after_commit",
     "build.before_commit",

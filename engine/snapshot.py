@@ -28,6 +28,7 @@ class CopyUnit:
     bytes_estimate: int
     snapshot: str  #: to import at the source
     snapshot_lsn: int
+    compares: bool = False  #: with what the target holds of it already
 
     @property
     def label(self) -> str:

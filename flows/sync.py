@@ -68,8 +68,14 @@ PATIENCE_S = 60.0  #: how long an attempt tries to reach servers that do not ans
     on_cancellation=[hooks.close],
     on_crashed=[hooks.close],
 )
-def data_sync(source: PostgresSource, target: PostgresTarget, spec: SyncSpec) -> State[Any]:
-    """Copy a PostgreSQL database and keep the copy equal to it."""
+def data_sync(
+    source: PostgresSource, target: PostgresTarget, spec: SyncSpec, compare: bool = False
+) -> State[Any]:
+    """Copy a PostgreSQL database and keep the copy equal to it.
+
+    Args:
+        compare: Keep what the target holds already, compare it with the source, and copy only what differs.
+    """
     outlive_reader()
     run, say = _own_run(), get_run_logger().info
     with get_client(sync_client=True) as client:
@@ -87,7 +93,7 @@ def data_sync(source: PostgresSource, target: PostgresTarget, spec: SyncSpec) ->
         watch.name(JobState.INITIALIZING, "Preparing the copy")
         where = "before anything was copied"
         try:
-            where = _attempt(job, run, source.server(), target.server(), spec, watch, say)
+            where = _attempt(job, run, source.server(), target.server(), spec, compare, watch, say)
         except Fenced as exc:
             if _is_mine(run, job, target.server()):
                 say(str(exc))
@@ -148,12 +154,13 @@ def _attempt(
     source: Server,
     target: Server,
     spec: SyncSpec,
+    compare: bool,
     watch: StopWatch,
     say: Say,
 ) -> str:
     """Run the instance until it is done or told to stop; tells how far it is then."""
     with contextlib.ExitStack() as stack:
-        instance = _open(stack, job, run, source, target, spec, watch, say)
+        instance = _open(stack, job, run, source, target, spec, compare, watch, say)
         watch.holds_job()
         reporter = stack.enter_context(open_reporter(job.name, run.id, spec.alert_rules, say))
         reporter.begin(instance.sample, instance.checkpoint)
@@ -192,6 +199,7 @@ def _open(
     source: Server,
     target: Server,
     spec: SyncSpec,
+    compare: bool,
     watch: StopWatch,
     say: Say,
 ) -> Instance:
@@ -200,7 +208,14 @@ def _open(
         try:
             return stack.enter_context(
                 open_instance(
-                    job.key, str(run.id), source, target, spec, stop=watch.reason, say=say
+                    job.key,
+                    str(run.id),
+                    source,
+                    target,
+                    spec,
+                    stop=watch.reason,
+                    say=say,
+                    compare=compare,
                 )
             )
         except TransientError as exc:
@@ -224,7 +239,11 @@ def _copy(
         try:
             units = instance.prepare()
             reporter.phase_changed()
-            say(f"copying {len(units)} tables and chunks, {spec.copy_workers} at a time")
+            compared = sum(unit.compares for unit in units)
+            first = f"comparing {compared} and " if compared else ""
+            say(
+                f"{first}copying {len(units) - compared} tables and chunks, {spec.copy_workers} at a time"
+            )
             copy_all(
                 units,
                 instance.copy,

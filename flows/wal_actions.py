@@ -63,7 +63,7 @@ def drop_slots(
                     drop_slot(connection, name, wait_s=0)
         except DatasyncError as exc:
             return Act(f"The slot was not dropped: {exc.what}", exc.next_step)
-        restart = f"`datasync restart {job.name}`, which copies the tables again"
+        restart = f"`datasync restart {job.name} --compare`, which copies only what differs"
         limit = "" if wal.is_lost else f", with {wal.limit} reached at {size(wal.retained_bytes)}"
         said = SlotLost(
             f"slot {', '.join(names)} was dropped to spare the source{limit}, as the job's spec says",

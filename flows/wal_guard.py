@@ -236,7 +236,7 @@ def _look_of(one: Guarded | None) -> Look:
 
 def _advice(one: Guarded) -> str:
     if one.wal is None or one.wal.is_lost:
-        return f"`datasync restart {one.job}`, which copies the tables again"
+        return f"`datasync restart {one.job} --compare`, which copies only what differs"
     if one.state in _RESTING:
         command = "resume" if one.state == JobState.PAUSED else "retry"
         return f"`datasync {command} {one.job}`, or delete the job if nobody needs it any more"

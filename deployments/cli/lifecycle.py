@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 Wait = Annotated[
     bool, Parameter(negative="", help="Wait until it is done, at most --timeout seconds.")
 ]
+Compare = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        help="Keep what the target holds, compare it with the source, and copy only what differs.",
+    ),
+]
 Timeout = Annotated[float, Parameter(help="For --wait, in seconds.")]
 
 
@@ -43,11 +50,18 @@ def resume(name: str, *, wait: Wait = False, timeout: Timeout = 600, json: Json 
     _done(name, json)
 
 
-def restart(name: str, *, wait: Wait = False, timeout: Timeout = 600, json: Json = False) -> None:
-    """Begin a new instance from nothing: the tables are copied again."""
+def restart(
+    name: str,
+    *,
+    compare: Compare = False,
+    wait: Wait = False,
+    timeout: Timeout = 600,
+    json: Json = False,
+) -> None:
+    """Begin a new instance from nothing: the tables are copied again, or compared."""
     from prefect_datasync.deployments import jobs
 
-    jobs.restart(name, timeout if wait else None)
+    jobs.restart(name, timeout if wait else None, compare=compare)
     _done(name, json)
 
 

@@ -56,6 +56,7 @@ class Attempt:
         patience: for faults that last.
         clocks: where the time goes.
         binary: rows may travel in binary, where they fit.
+        compare: a new instance keeps the target's rows where it can, and compares them with the source's.
     """
 
     hold: Hold
@@ -68,6 +69,7 @@ class Attempt:
     patience: Patience = field(default_factory=Patience)
     clocks: Clocks = field(default_factory=lambda: Clocks(time.monotonic))
     binary: bool = True
+    compare: bool = False
 
     @property
     def key(self) -> str:

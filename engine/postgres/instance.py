@@ -25,6 +25,7 @@ from prefect_datasync.engine.postgres.cancelling import cancelling
 from prefect_datasync.engine.postgres.changes.streaming import StreamStage
 from prefect_datasync.engine.postgres.check import preflight
 from prefect_datasync.engine.postgres.check.preflight import Finding, Providers
+from prefect_datasync.engine.postgres.check.preflight_compare import judge
 from prefect_datasync.engine.postgres.initial_copy.copying import CopyStage
 from prefect_datasync.engine.postgres.initial_copy.copying_again import CopyingAgain
 from prefect_datasync.engine.postgres.initial_copy.relay import Copied
@@ -32,7 +33,7 @@ from prefect_datasync.engine.postgres.job_rows import state
 from prefect_datasync.engine.postgres.job_rows.hold import Hold
 from prefect_datasync.engine.postgres.job_rows.state import COPYING
 from prefect_datasync.engine.postgres.lsn import format_lsn
-from prefect_datasync.engine.postgres.session import Server
+from prefect_datasync.engine.postgres.session import Server, connect
 from prefect_datasync.engine.postgres.source_watch import SourceNow, SourceWatch
 from prefect_datasync.engine.sample import Sample
 from prefect_datasync.engine.snapshot import CopyUnit
@@ -182,6 +183,7 @@ def open_instance(
     *,
     stop: Callable[[], object | None],
     say: Callable[[str], None],
+    compare: bool = False,
     wait_s: float = 60.0,
 ) -> Iterator[Instance]:
     """Hold the job for one attempt; when the block ends, no connection to either server is left.
@@ -190,6 +192,7 @@ def open_instance(
         instance_id: the same for all attempts at one instance.
         stop: asked often, from several threads; anything but None makes every step leave.
         say: told what an operator should know, one sentence at a time.
+        compare: a new instance keeps what the target holds where it can, and corrects what differs.
         wait_s: how long to wait for an attempt that is still draining.
 
     Raises:
@@ -205,13 +208,15 @@ def open_instance(
             resumed = before is not None and before.instance == instance_id
             if not resumed or before is None or before.phase == "creating":
                 _refuse_unfit(key, source, target, spec, stop, say)
+                if compare:
+                    _refuse_loss(key, source, hold, spec, stop)
             earlier = None
             if before is not None and not resumed:
                 earlier = state.checkpoint(hold.connection, key)
             hold.take()
             if not hold.resumed:
                 hold.begin_instance()
-            attempt = Attempt(hold, source, target, spec, stop, say, Meter())
+            attempt = Attempt(hold, source, target, spec, stop, say, Meter(), compare=compare)
             attempt.recount()
         attempt.meter.copying = hold.row.phase in COPYING
         instance = Instance(attempt, resumed=resumed, earlier=earlier)
@@ -241,6 +246,15 @@ def check(
     return preflight.check(
         key, source, target, spec, starting=starting, providers=providers, lock_s=LOCK_S
     )
+
+
+def _refuse_loss(
+    key: str, source: Server, hold: Hold, spec: SyncSpec, stop: Callable[[], object | None]
+) -> None:
+    with connect(source, f"datasync {key} check") as here, cancelling(stop, here):
+        refused = judge(here, hold.connection, key, spec).refused
+    if refused is not None:
+        raise refused
 
 
 def _refuse_unfit(

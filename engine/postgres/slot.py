@@ -293,13 +293,14 @@ def check_invariants(connection: Connection, system: System, row: JobRow) -> Non
     assert row.slot is not None
     assert row.pos is not None
     stopped = "The job stopped at its position; nothing was written"
-    restart = "find out who changed it; then `datasync restart JOB`"
+    restart = "find out who changed it; then `datasync restart JOB --compare`, which copies only what differs"
     if system.sysid != row.source_sysid:
         raise StateError(
             f"the source is another database system ({system.sysid}) than the one the job began with"
             f" ({row.source_sysid})",
             effect=stopped,
-            do="correct the source's block, or `datasync restart JOB`",
+            do="correct the source's block; if it was upgraded or replaced, `datasync restart JOB --compare`,"
+            " which copies only what differs",
             code="SOURCE_CHANGED",
         )
     end = system.flushed

@@ -233,7 +233,7 @@ def test_at_the_limit_the_slot_is_dropped_where_the_spec_says_so_and_only_a_rest
     status = jobs.status(job.name)
     assert status.state is JobState.FAILED
     assert status.message.startswith("SLOT_DROPPED: slot datasync_wal_drop_")
-    assert f"Do: `datasync restart {job.name}`" in status.message
+    assert f"Do: `datasync restart {job.name} --compare`" in status.message
     [line] = jobs.history(job.name)
     assert (line.instance, line.status) == (run, "Failed")
     assert line.reason.startswith("SLOT_DROPPED")

@@ -23,7 +23,14 @@ from prefect_datasync.engine.spec import SyncSpec
 
 
 def start(
-    key: str, instance: str, source: Server, target: Server, spec: SyncSpec, **environment: str
+    key: str,
+    instance: str,
+    source: Server,
+    target: Server,
+    spec: SyncSpec,
+    *,
+    compare: bool = False,
+    **environment: str,
 ) -> subprocess.Popen[str]:
     """Start an attempt; its output is a pipe."""
     import os
@@ -34,6 +41,7 @@ def start(
         "source": asdict(source),
         "target": asdict(target),
         "spec": spec.model_dump(mode="json"),
+        "compare": compare,
     }
     return subprocess.Popen(
         [sys.executable, str(Path(__file__)), json.dumps(asked)],
@@ -62,7 +70,14 @@ def main() -> None:
         instance = None
         while instance is None:
             opening = open_instance(
-                asked["key"], asked["instance"], source, target, spec, stop=stop, say=say
+                asked["key"],
+                asked["instance"],
+                source,
+                target,
+                spec,
+                stop=stop,
+                say=say,
+                compare=asked["compare"],
             )
             try:
                 instance = stack.enter_context(opening)

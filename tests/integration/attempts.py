@@ -34,8 +34,17 @@ RETRIED = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 class Attempt:
     """One attempt; `said` holds what an operator would read, `error` how it ended."""
 
-    def __init__(self, source: Server, target: Server, spec: SyncSpec, instance: str) -> None:
+    def __init__(
+        self,
+        source: Server,
+        target: Server,
+        spec: SyncSpec,
+        instance: str,
+        *,
+        compare: bool = False,
+    ) -> None:
         self.source, self.target, self.spec, self.instance = source, target, spec, instance
+        self._compare = compare
         self.said: list[str] = []
         self._instance: Instance | None = None
         self._last: Sample | None = None
@@ -148,6 +157,7 @@ class Attempt:
             self.spec,
             stop=self._asked,
             say=self.said.append,
+            compare=self._compare,
         ) as instance:
             self._instance = instance
             while instance.needs_copy and self._asked() is None:
@@ -182,10 +192,15 @@ def verified(source: Server, target: Server, spec: SyncSpec, seconds: float = 90
 
 @contextlib.contextmanager
 def running(
-    source: Server, target: Server, spec: SyncSpec, instance: str = "one"
+    source: Server,
+    target: Server,
+    spec: SyncSpec,
+    instance: str = "one",
+    *,
+    compare: bool = False,
 ) -> Iterator[Attempt]:
     """An attempt that has stopped when the block ends; its fault, if any, is raised."""
-    attempt = Attempt(source, target, spec, instance)
+    attempt = Attempt(source, target, spec, instance, compare=compare)
     attempt.start()
     try:
         yield attempt

@@ -161,6 +161,10 @@ class Comparer:
             say(f"{table.schema}.{table.name}: {verdict.rows_source} rows, {state}")
             done(table.full_name)
 
+    def rows_of(self, table: Table, other: Table) -> tuple[str, str]:
+        """What is compared, for FROM."""
+        return source_rows(table), target_rows(table, other)
+
     def _table(self, table: Table, other: Table | None) -> tuple[TableVerdict, Suspect | None]:
         if other is None:
             sql = f"select count(*) from {source_rows(table)}"
@@ -171,7 +175,7 @@ class Comparer:
         if self._sample is not None:
             numbers = sampled(*division.ends, self._sample, self._random)
             parts = division.within(numbers, few=self._sample <= FEW * 100)
-        rows_of = (source_rows(table), target_rows(table, other))
+        rows_of = self.rows_of(table, other)
         mine, theirs = self._both(rows_of, lambda c, rows: _summaries(c, rows, division, parts))
         found: Difference | None = None
         suspect: Suspect | None = None
@@ -202,11 +206,12 @@ class Comparer:
             return ByHash(key_hash(*asked), rest, buckets_for(table.rows_estimate))
         most = MOST if self._sample is None else most_for_sample(self._sample)
         indexed = other.chunk_key == mine.name
-        seen = _ends(self._source, mine.name, source_rows(table))
+        of_source, of_target = self.rows_of(table, other)
+        seen = _ends(self._source, mine.name, of_source)
         ranges = ranges_over(*(seen or (0, 0)), most)
         inside = False
         if indexed and seen:
-            there = _ends(self._target, mine.name, target_rows(table, other))
+            there = _ends(self._target, mine.name, of_target)
             inside = there is None or (ranges.holds(there[0]) and ranges.holds(there[1]))
         return ByKey(mine.name, ranges, indexed, inside, row_hash(table, other, self._text))
 

@@ -34,6 +34,7 @@ from prefect_datasync.engine.postgres.session import Connection, Server, connect
 from prefect_datasync.engine.postgres.tables.synced import live
 from prefect_datasync.engine.postgres.tables.target_table import TargetTable, read_target_tables
 from prefect_datasync.engine.stages import Clocks
+from prefect_datasync.engine.switches import Mark
 from prefect_datasync.engine.verify import differing, total
 
 STAGE = 'pg_temp."datasync_correct"'
@@ -94,7 +95,7 @@ def correct(
                 where = f"repair {name[0]}.{name[1]}"
                 into.execute("savepoint datasync_table")
                 try:
-                    repaired[name] = _table(mine, into, suspect, stop)
+                    repaired[name] = put_right(mine, into, suspect, stop)
                 except psycopg.Error as exc:  # refused, as its rows in quarantine perhaps were
                     if not quarantine.of_a_row(exc.sqlstate):
                         raise
@@ -141,9 +142,14 @@ class _Side:
     by_index: bool
 
 
-def _table(
-    mine: Connection, into: Connection, suspect: Suspect, stop: Callable[[], object | None]
+def put_right(
+    mine: Connection,
+    into: Connection,
+    suspect: Suspect,
+    stop: Callable[[], object | None],
+    progress: Callable[[int], None] = lambda size: None,
 ) -> int:
+    """Make the suspect's rows those of the source's snapshot, in the target's open transaction; how many differed."""
     table = suspect.table
     sources = table.shards or (table.full_name,)
     for name in sources:
@@ -172,7 +178,7 @@ def _table(
         f"COPY ({found}) TO STDOUT {TEXT}",
         f"COPY {STAGE} ({columns}) FROM STDIN {TEXT}",
         stop=stop,
-        progress=lambda size: None,
+        progress=progress,
         clocks=Clocks(time.monotonic),
     )
     repaired = _count(into, suspect, theirs, at_target)
@@ -236,6 +242,22 @@ def _replace(into: Connection, suspect: Suspect, target: TargetTable, side: _Sid
         f" select {columns} from {STAGE} s"
     )
     key = key_columns(table)
+    match = " and ".join(
+        f"t.{quote(n)} {target.columns[n].equality or '='} s.{quote(n)}" for n in key
+    )
+    if (
+        table.switches.marks and key
+    ):  # what the source has no more stays, as the stream would have left it
+        now = "true" if table.switches.deletion_mark is Mark.BOOLEAN else "now()"
+        _run(
+            into,
+            f"update {target.only} t set {quote(table.switches.deletion_column)} = {now} where {side.here}"
+            f" and {live(table)} and not exists (select from {STAGE} s where {match})",
+            f"delete from {target.only} t where {side.here}"
+            f" and exists (select from {STAGE} s where {match})",
+            insert,
+        )
+        return
     fixed = {name for name in names if target.columns[name].always_identity}
     if (
         table.switches.keeps
@@ -247,9 +269,6 @@ def _replace(into: Connection, suspect: Suspect, target: TargetTable, side: _Sid
         _run(into, f"delete from {target.only} where {side.here}", insert)
         return
     # As updates, so that a column that only the target has keeps its value.
-    match = " and ".join(
-        f"t.{quote(n)} {target.columns[n].equality or '='} s.{quote(n)}" for n in key
-    )
     sets = ", ".join(f"{quote(n)} = s.{quote(n)}" for n in names if n not in fixed)
     mine, theirs = (
         ", ".join(f'{alias}.{quote(n)}::text collate "C"' for n in names) for alias in "st"

@@ -17,10 +17,13 @@ from prefect_datasync.engine import faults
 from prefect_datasync.engine.errors import CheckFailed
 from prefect_datasync.engine.postgres import row_form, slot
 from prefect_datasync.engine.postgres.attempt import Attempt
-from prefect_datasync.engine.postgres.catalog import Name, Table, quote, read_tables
+from prefect_datasync.engine.postgres.catalog import Name, Table, read_tables
 from prefect_datasync.engine.postgres.definitions import ddl
+from prefect_datasync.engine.postgres.initial_copy.compare_or_copy import NOT_THERE, comparables
+from prefect_datasync.engine.postgres.initial_copy.pieces import joinless, ranges, record_pieces
 from prefect_datasync.engine.postgres.initial_copy.unproven_checks import put_aside
 from prefect_datasync.engine.postgres.job_rows import ledger, owning
+from prefect_datasync.engine.postgres.job_rows.comparing import compared
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, again_key
 from prefect_datasync.engine.postgres.job_rows.staging import is_staging
 from prefect_datasync.engine.postgres.lsn import format_lsn
@@ -33,11 +36,9 @@ from prefect_datasync.engine.postgres.tables.emptying import (
 )
 from prefect_datasync.engine.postgres.tables.published import narrows
 from prefect_datasync.engine.postgres.tables.synced import without_missing
-from prefect_datasync.engine.postgres.tables.target_table import TargetTable, read_target_tables
-from prefect_datasync.engine.snapshot import key_ranges
+from prefect_datasync.engine.postgres.tables.target_table import read_target_tables
 from prefect_datasync.engine.spec import ExistingRows
 
-Range = tuple[int | None, int | None]
 SLOT_TRIES = 3  #: at a slot that knows of every change of the source's tables
 
 
@@ -100,38 +101,13 @@ def go_on(
         slot.check_invariants(source, system, attempt.hold.row)
         chunked = {(c.schema, c.name) for c in ledger.read_chunks(target, key)} & tables.keys()
         _begin_merged_again(attempt, tables)
-        _begin_again(attempt, tables, _joinless(source, target, tables, list(chunked)))
+        _begin_again(attempt, tables, joinless(source, target, tables, list(chunked)))
         name = f"{slot.slot_name(key, attempt.hold.row.slot_generation)}_copy"
         return _slot(attempt, name, temporary=True)
     attempt.say("tables copied from here on are of a later moment than those copied before")
     _begin_merged_again(attempt, tables)
     _begin_again(attempt, tables, list(tables))  # without a stream nothing joins the pieces
     return slot.export_snapshot(attempt.source, attempt.application("snapshot"))
-
-
-def _joinless(
-    source: Connection, target: Connection, tables: Mapping[Name, Table], names: list[Name]
-) -> list[Name]:
-    """The tables whose pieces must be of one snapshot.
-
-    Pieces of two snapshots have no key twice, but they may hold one row under two keys, or two rows that
-    have passed a value on: a further unique index could not be built before the stream has joined them.
-    """
-    return [
-        name
-        for found in (
-            _read(source, {name: name for name in names}),
-            _read(target, {name: tables[name].target for name in names}),
-        )
-        for name, table in found.items()
-        if any(key != frozenset({tables[name].chunk_key or ""}) for key in table.unique_keys)
-    ]
-
-
-def _read(side: Connection, names: Mapping[Name, Name]) -> dict[Name, TargetTable]:
-    """The tables of a side by their names at the source."""
-    found = read_target_tables(side, list(names.values()))
-    return {name: found[here] for name, here in names.items() if here in found}
 
 
 def _begin_merged_again(attempt: Attempt, tables: Mapping[Name, Table]) -> None:
@@ -169,7 +145,8 @@ def _begin_again(attempt: Attempt, tables: Mapping[Name, Table], names: list[Nam
             " and (u.job, u.nsp, u.rel) = (c.job, c.nsp, c.rel)) returning c.nsp, c.rel",
             (attempt.key, [n[0] for n in names], [n[1] for n in names]),
         ).fetchall()
-        empty(connection, {tables[schema, name].target for schema, name in partly})
+        kept = compared(connection, attempt.key)
+        empty(connection, {tables[name].target for name in partly if name not in kept})
         connection.execute(  # what a piece had refused is refused again
             "delete from prefect_datasync.quarantine where job = %s"
             " and (nsp, rel) in (select * from unnest(%s::text[], %s::text[]))",
@@ -218,16 +195,20 @@ def _make_tables(attempt: Attempt, source: Connection, tables: Sequence[Table]) 
     before = ledger.read_tables(target, key)
     made = names - {t.full_name for t in there} | {row.target for row in before if row.made}
     filled = {row.target for row in before if row.filled}
+    keep = comparables(target, attempt.spec, tables, filled) if attempt.compare else {}
+    for (schema, name), why in keep.items():
+        if why not in (None, NOT_THERE):
+            attempt.say(f"{schema}.{name} is copied, not compared: {why}")
     with translating("write the job's tables"), target.transaction():
         for table in tables:
             target.execute(
                 "insert into prefect_datasync.job_table"
-                " (job, nsp, rel, relid, phase, made, filled, to_nsp, to_rel, left_out, names)"
-                " values (%s, %s, %s, %s, 'pending', %s, %s, %s, %s, %s, %s)"
+                " (job, nsp, rel, relid, phase, made, filled, to_nsp, to_rel, left_out, names, compares)"
+                " values (%s, %s, %s, %s, 'pending', %s, %s, %s, %s, %s, %s, %s)"
                 " on conflict (job, nsp, rel) do update set relid = excluded.relid,"
                 " made = excluded.made, filled = excluded.filled,"
                 " to_nsp = excluded.to_nsp, to_rel = excluded.to_rel, left_out = excluded.left_out,"
-                " names = excluded.names",
+                " names = excluded.names, compares = excluded.compares",
                 (
                     key,
                     *table.full_name,
@@ -237,6 +218,7 @@ def _make_tables(attempt: Attempt, source: Connection, tables: Sequence[Table]) 
                     *table.target,
                     sorted(table.not_synced) or None,
                     Jsonb(table.names),
+                    keep.get(table.full_name, NOT_THERE) is None,
                 ),
             )
         owning.makes(target, key, [t.full_name for t in tables if t.target in made])
@@ -267,12 +249,17 @@ def _record(
     binary = attempt.binary and row_form.streams_in_binary(source, target, tables, found)
     # Beside rows that are not the job's a table is copied in one piece: nothing of it is ever to be taken back.
     whole = not copies or attempt.spec.existing_rows is ExistingRows.APPEND
-    chunks = {} if whole else {t: _ranges(source, t, attempt.spec.chunk_bytes) for t in tables}
+    chunks = {} if whole else {t: ranges(source, t, attempt.spec.chunk_bytes) for t in tables}
+    kept = compared(target, key)
+    names = [t.full_name for t, its in chunks.items() if its and t.full_name in kept]
+    for name in joinless(source, target, {t.full_name: t for t in tables}, names):
+        # A value that has gone from one piece to another would be there twice for a while.
+        chunks = {t: [] if t.full_name == name else its for t, its in chunks.items()}
     with target.transaction():
         with translating("write the copy plan"):
             if copies:
                 _empty(attempt, source, tables, [t for t, ranges in chunks.items() if ranges])
-                _record_chunks(attempt, chunks)
+                record_pieces(target, key, chunks)
             done = [t.full_name for t in tables if t.kind == "p" or not copies]
             target.execute(
                 "update prefect_datasync.job_table set phase = 'copied', snapshot_lsn = %s"
@@ -307,42 +294,17 @@ def _empty(
     connection = attempt.hold.connection
     known = ledger.read_tables(connection, attempt.key)
     filled = {t.target for t in known if t.filled}
+    kept = compared(connection, attempt.key)
     always = attempt.spec.existing_rows is ExistingRows.TRUNCATE
     if attempt.spec.existing_rows is not ExistingRows.APPEND:
-        leaves = [t for t in tables if t.kind == "r"]
+        leaves = [t for t in tables if t.kind == "r" and t.full_name not in kept]
+        owning.fills(connection, attempt.key, list(kept))
         ours = {t.target for t in leaves if always or t.target in filled}
         empty(connection, ours)
         owning.emptied(connection, attempt.key, [t.full_name for t in leaves if t.target in ours])
-        parts = [*in_pieces, *(t for t in leaves if t.shards)]
+        parts = [t for t in leaves if t in in_pieces or t.shards]
         theirs = with_rows(connection, {t.target for t in parts} - ours)
         if theirs:
             raise not_ours(theirs).about(*(t.relid for t in parts if t.target in theirs))
         owning.fills(connection, attempt.key, [t.full_name for t in parts])
     put_aside(source, connection, attempt.key)
-
-
-def _ranges(source: Connection, table: Table, chunk_bytes: int) -> list[Range]:
-    """Ranges of the key, if the table is big and its key is one integer."""
-    if table.kind != "r" or table.chunk_key is None or table.bytes <= chunk_bytes:
-        return []
-    column = quote(table.chunk_key)
-    with translating(f"read the ends of the key of {table.schema}.{table.name}"):
-        ends = source.execute(
-            f"select min({column}), max({column}) from only {table.qualified}".encode()
-        ).fetchone()
-    if ends is None or ends[0] is None:
-        return []
-    low, high = ends
-    found = key_ranges(low, high, -(-table.bytes // chunk_bytes))
-    return found if len(found) > 1 else []
-
-
-def _record_chunks(attempt: Attempt, chunks: Mapping[Table, list[Range]]) -> None:
-    connection, key = attempt.hold.connection, attempt.key
-    for table, ranges in chunks.items():
-        for number, (low, high) in enumerate(ranges):
-            connection.execute(
-                "insert into prefect_datasync.job_chunk (job, nsp, rel, chunk, low, high)"
-                " values (%s, %s, %s, %s, %s, %s)",
-                (key, *table.full_name, number, low, high),
-            )

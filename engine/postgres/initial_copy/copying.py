@@ -24,9 +24,10 @@ from prefect_datasync.engine.postgres.initial_copy.building import build
 from prefect_datasync.engine.postgres.initial_copy.guarding import CopyGuard
 from prefect_datasync.engine.postgres.initial_copy.left_out import let_rest
 from prefect_datasync.engine.postgres.initial_copy.relay import Copied
-from prefect_datasync.engine.postgres.initial_copy.table_copy import copy_unit
+from prefect_datasync.engine.postgres.initial_copy.unit_work import bring
 from prefect_datasync.engine.postgres.initial_copy.unproven_checks import put_back
 from prefect_datasync.engine.postgres.job_rows import ledger
+from prefect_datasync.engine.postgres.job_rows.comparing import compared
 from prefect_datasync.engine.postgres.job_rows.known import read_known
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase
 from prefect_datasync.engine.postgres.job_rows.staging import is_staging
@@ -121,6 +122,7 @@ class CopyStage:
         chunks: dict[Name, list[ledger.ChunkRow]] = {}
         for chunk in ledger.read_chunks(connection, key):
             chunks.setdefault((chunk.schema, chunk.name), []).append(chunk)
+        compares = compared(connection, key)
         units: list[CopyUnit] = []
         shares: dict[Name, TableShare] = {}
         self._rows = self._bytes = self._total = self.quarantined = 0
@@ -148,7 +150,7 @@ class CopyStage:
             self._total += max(table.bytes, 1)
             assert self._snapshot is not None
             shared = (table.schema, table.name)
-            at = (self._snapshot.name, self._snapshot.lsn)
+            at = (self._snapshot.name, self._snapshot.lsn, row.full_name in compares)
             if not pieces:
                 units.append(CopyUnit(*shared, None, 1, None, None, table.bytes, *at))
                 continue
@@ -166,7 +168,7 @@ class CopyStage:
     # -- the rows --------------------------------------------------------------------------------
 
     def copy(self, unit: CopyUnit) -> Copied:
-        """Copy one unit; see `table_copy.copy_unit`."""
+        """Copy one unit; see `unit_work.bring`."""
         attempt, table = self._attempt, self._tables[unit.schema, unit.name]
         self._guard.refuse(table)
         share, moved = self._shares[table.full_name], 0
@@ -182,20 +184,14 @@ class CopyStage:
         alone = whole and table.parent is None
 
         def copy(tolerance: Tolerance | None = None) -> Copied:
-            return copy_unit(
-                attempt.source,
-                attempt.target,
-                attempt.key,
-                attempt.hold.epoch,
+            return bring(
+                attempt,
                 unit,
                 table=table,
                 binary=self._binary[table.full_name],
-                charset=attempt.spec.source_charset,
                 after=self._after.get(table.full_name, ()) if alone else (),
                 fills=whole and attempt.spec.existing_rows is not ExistingRows.APPEND,
-                stop=attempt.stop,
                 progress=progressed,
-                clocks=attempt.clocks,
                 tolerance=tolerance,
             )
 
@@ -220,11 +216,12 @@ class CopyStage:
             with self._lock:
                 self._moving -= moved
                 share.moving -= moved
+        size = max(copied.bytes, unit.bytes_estimate if unit.compares else 0)
         with self._lock:
             self._rows += copied.rows
-            self._bytes += copied.bytes
+            self._bytes += size
             share.rows += copied.rows
-            share.bytes += copied.bytes
+            share.bytes += size
             share.units -= 1
             self.quarantined += copied.refused
         attempt.meter.add(time.time(), copied.rows, copied.bytes)

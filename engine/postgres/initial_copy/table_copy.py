@@ -30,7 +30,8 @@ from prefect_datasync.engine.postgres.quarantine.isolated_copy import IsolatedCo
 from prefect_datasync.engine.postgres.quarantine.quarantine import Moment
 from prefect_datasync.engine.postgres.replica_role import take_replica_role
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
-from prefect_datasync.engine.postgres.tables.emptying import not_ours, with_rows
+from prefect_datasync.engine.postgres.tables.emptying import empty, not_ours, with_rows
+from prefect_datasync.engine.postgres.tables.target_table import read_target_tables
 from prefect_datasync.engine.snapshot import CopyUnit
 from prefect_datasync.engine.stages import Clocks, Stage
 
@@ -51,6 +52,7 @@ def copy_unit(
     progress: Callable[[int], None],
     clocks: Clocks,
     tolerance: Tolerance | None = None,
+    anew: bool = False,
 ) -> Copied:
     """Copy a unit over connections of its own, which are closed in the end.
 
@@ -60,6 +62,7 @@ def copy_unit(
         fills: the target's table must be empty before.
         stop, progress, clocks: see `relay`.
         tolerance: keep rows that the target refuses in quarantine.
+        anew: the target holds rows of the unit, which go first.
 
     Raises:
         CopyStopped, TransientError, DataError, Fenced: nothing of the unit is in the target.
@@ -79,12 +82,10 @@ def copy_unit(
         try:
             with cancelling(stop, out, into), translating(where):
                 out.execute("begin isolation level repeatable read, read only")
-                _import(out, unit.snapshot)
-                faults.reach("snapshot.after_import")
-                refuse_overtaken(out, table.full_name)
-                mark = read_marks(out, [table.relid]).get(table.relid)
-                _refuse_altered(mark, table)
+                mark = begin_unit(out, unit, table)
                 into.execute("begin")
+                if anew:
+                    _remove(into, unit, table)
                 if fills and with_rows(into, [table.target]):
                     raise not_ours([table.target])
                 take_replica_role(into)
@@ -110,7 +111,7 @@ def copy_unit(
                 if refusals:
                     left = copied.rows + copied.refused - refusals.rows
                     copied = Copied(left, copied.bytes, refusals.rows)
-                _record(into, key, epoch, unit, table, copied, mark.text if mark else None)
+                record(into, key, epoch, unit, table, copied, mark)
                 if refusals:
                     refusals.finish(into)
                 faults.reach("copy.before_commit")
@@ -121,6 +122,40 @@ def copy_unit(
     finally:
         out.close()
     return copied
+
+
+def begin_unit(out: Connection, unit: CopyUnit, table: Table) -> Mark | None:
+    """Let an open transaction of the source read a unit in its snapshot; the table's mark there.
+
+    Raises:
+        TransientError: SNAPSHOT_LOST, SNAPSHOT_OVERTAKEN: a later snapshot is needed.
+        SchemaChanged: the table is not the one that was planned.
+    """
+    _import(out, unit.snapshot)
+    faults.reach("snapshot.after_import")
+    refuse_overtaken(out, table.full_name)
+    mark = read_marks(out, [table.relid]).get(table.relid)
+    _refuse_altered(mark, table)
+    return mark
+
+
+def range_of(unit: CopyUnit, table: Table) -> list[str]:
+    """The conditions that a row is of the unit; none for a whole table."""
+    if unit.chunk is None:
+        return []
+    assert table.chunk_key is not None
+    by = quote(table.chunk_key)
+    low = [f"{by} >= {unit.low}"] if unit.low is not None else []
+    return low + ([f"{by} < {unit.high}"] if unit.high is not None else [])
+
+
+def _remove(into: Connection, unit: CopyUnit, table: Table) -> None:
+    if unit.chunk is None:
+        empty(into, [table.target])
+        return
+    where = " AND ".join(range_of(unit, table)) or "true"
+    [there] = read_target_tables(into, [table.target]).values()
+    _run(into, f"delete from {there.only} where {where}")
 
 
 def _import(connection: Connection, snapshot: str) -> None:
@@ -192,26 +227,27 @@ def _refuse_altered(mark: Mark | None, table: Table) -> None:
 
 def _copy_out(table: Table, columns: str, unit: CopyUnit, form: str) -> str:
     conditions = [f"({table.switches.where})"] if table.switches.where else []
-    if unit.chunk is not None:
-        assert table.chunk_key is not None
-        by = quote(table.chunk_key)
-        conditions += [f"{by} >= {unit.low}"] if unit.low is not None else []
-        conditions += [f"{by} < {unit.high}"] if unit.high is not None else []
-    elif not conditions:
+    conditions += range_of(unit, table)
+    if unit.chunk is None and not conditions:
         return f"COPY {table.qualified}{column_list(columns)} TO STDOUT {form}"
     condition = " AND ".join(conditions) or "true"
     return f"COPY (SELECT {columns} FROM ONLY {table.qualified} WHERE {condition}) TO STDOUT {form}"
 
 
-def _record(
+def record(
     into: Connection,
     key: str,
     epoch: int,
     unit: CopyUnit,
     table: Table,
     copied: Copied,
-    mark: str | None,
+    mark: Mark | None,
 ) -> None:
+    """Enter in the ledger, in the open transaction, that the target holds the unit as of its snapshot.
+
+    Raises:
+        Fenced: the attempt holds the job no more.
+    """
     held = into.execute(
         "select 1 from prefect_datasync.job where job = %s and epoch = %s for share", (key, epoch)
     ).fetchone()
@@ -236,7 +272,7 @@ def _record(
     into.execute(
         "update prefect_datasync.job_table set mark = coalesce(mark, %s)"
         " where job = %s and nsp = %s and rel = %s",
-        (mark, key, unit.schema, unit.name),
+        (mark.text if mark else None, key, unit.schema, unit.name),
     )
 
 

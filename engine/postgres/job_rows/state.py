@@ -281,7 +281,8 @@ def begin_instance(connection: Connection, key: str, epoch: int, instance: str) 
         connection.execute("delete from prefect_datasync.quarantine where job = %s", (key,))
         connection.execute(
             "update prefect_datasync.job_table set phase = %s, snapshot_lsn = null, mark = null,"
-            " fault = null, wish = null, empties = false, left_out = null, ignored = 0, missed = 0, rows_copied = 0, bytes_copied = 0 where job = %s",
+            " fault = null, wish = null, empties = false, left_out = null, ignored = 0, missed = 0,"
+            " compares = false, rows_copied = 0, bytes_copied = 0 where job = %s",
             (Phase.PENDING, key),
         )
         update(

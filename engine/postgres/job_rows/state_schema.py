@@ -42,6 +42,7 @@ create table if not exists prefect_datasync.job_table (
   ignored bigint not null default 0,      -- changes of rows that the switches say not to apply
   missed bigint not null default 0,       -- changes whose row was not at the target, see `on_missing_row`
   names jsonb,                            -- by which the job's rules speak of it, see `known`
+  compares boolean not null default false, -- its rows at the target are compared, not copied anew
   rows_copied bigint not null default 0, bytes_copied bigint not null default 0,
   primary key (job, nsp, rel)
 );
@@ -77,7 +78,7 @@ alter table prefect_datasync.job_table add column if not exists mark text,
   add column if not exists to_nsp text, add column if not exists to_rel text,
   add column if not exists left_out int[], add column if not exists ignored bigint not null default 0,
   add column if not exists missed bigint not null default 0,
-  add column if not exists names jsonb,
+  add column if not exists names jsonb, add column if not exists compares boolean not null default false,
   drop constraint if exists job_table_phase_check,
   add constraint job_table_phase_check check (phase in ('pending', 'copied', 'parked', 'aside'));
 alter table prefect_datasync.job_chunk drop constraint if exists job_chunk_job_nsp_rel_fkey,
@@ -88,7 +89,12 @@ alter table prefect_datasync.quarantine drop constraint if exists quarantine_job
     references prefect_datasync.job_table on delete cascade on update cascade;
 """
 #: Columns that only the present version has.
-_NEWEST = (("job", "chosen"), ("job_table", "missed"), ("quarantine", "wanted"))
+_NEWEST = (
+    ("job", "chosen"),
+    ("job_table", "missed"),
+    ("job_table", "compares"),
+    ("quarantine", "wanted"),
+)
 _TABLES = ("job", "job_table", "job_chunk")
 
 

@@ -78,7 +78,7 @@ def check(
             f"the definition of publication {' or '.join(names(recorded))} is not the one the job"
             " began with",
             effect="The job stopped; changes of tables that were taken out are not in the target",
-            do="leave the job's publications alone, and run `datasync restart JOB`",
+            do="leave the job's publications alone, and run `datasync restart JOB --compare`",
             code="PUBLICATION_CHANGED",
         )
 
