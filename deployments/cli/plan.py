@@ -63,6 +63,12 @@ def _show(name: str, plan: Plan) -> None:
         ("not synced", "kind", "why"),
         [(each.name, each.kind, each.why) for each in plan.not_synced],
     )
+    _part(
+        ("copied by restart --compare", "kind", "why"),
+        [(each.name, each.kind, each.why) for each in plan.not_compared],
+    )
+    if plan.compare_refused:
+        print(f"\nrestart --compare would be refused: {plan.compare_refused}")
     _part(("problem", "what", "do"), [(each.code, each.what, each.do) for each in plan.problems])
 
 

@@ -14,6 +14,7 @@ from prefect_datasync.engine.postgres.catalog import (
     read_tables,
 )
 from prefect_datasync.engine.postgres.check.findings import Finding, Severity
+from prefect_datasync.engine.postgres.check.preflight_compare import judge
 from prefect_datasync.engine.postgres.check.preflight_mapping import check_mapping
 from prefect_datasync.engine.postgres.definitions.sequences import read_sequences
 from prefect_datasync.engine.postgres.session import Connection, Server, connect, translating
@@ -69,12 +70,16 @@ class Plan:
         not_selected: tables.
         not_synced: what no job follows: views, foreign and unlogged tables, sequences standing alone.
         problems: of the mapping.
+        not_compared: what `restart --compare` would copy; nothing for a job that has put no rows there.
+        compare_refused: why there is no such restart.
     """
 
     tables: tuple[PlannedTable, ...]
     not_selected: tuple[LeftOut, ...]
     not_synced: tuple[LeftOut, ...]
     problems: tuple[Finding, ...]
+    not_compared: tuple[LeftOut, ...] = ()
+    compare_refused: str | None = None
 
 
 def plan(key: str, source: Server, target: Server, spec: SyncSpec) -> Plan:
@@ -98,6 +103,7 @@ def plan(key: str, source: Server, target: Server, spec: SyncSpec) -> Plan:
             t.full_name for t in read_tables(there, lambda schema, name: (schema, name) in targets)
         }
         published = _published(key, spec, tables)
+        again = judge(here, there, key, spec)
         return Plan(
             tuple(
                 PlannedTable(
@@ -127,6 +133,12 @@ def plan(key: str, source: Server, target: Server, spec: SyncSpec) -> Plan:
                 for each in check_mapping(spec, tables, here.info.dbname, there.info.dbname)
                 if each.severity is Severity.BLOCK
             ),
+            tuple(
+                LeftOut(_dotted(name), "table", why)
+                for name, why in again.copied.items()
+                if again.begun and why is not None
+            ),
+            str(again.refused) if again.begun and again.refused else None,
         )
 
 

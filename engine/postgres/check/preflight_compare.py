@@ -23,11 +23,13 @@ class Judged:
 
     Attributes:
         copied: per table that holds rows why it would be copied; None: it would be compared.
+        begun: an earlier instance has put rows at the target.
         refused: why such an instance would not begin.
     """
 
     tables: tuple[Table, ...]
     copied: Mapping[Name, str | None]
+    begun: bool
     refused: CheckFailed | None
 
 
@@ -38,4 +40,5 @@ def judge(source: Connection, target: Connection, key: str, spec: SyncSpec) -> J
     filled = {row.target for row in rows if row.filled}
     tables = to_sync(target, synced_tables(source, spec, known))
     copied = compare_or_copy.comparables(target, spec, tables, filled)
-    return Judged(tables, copied, compare_or_copy.refusal(spec, tables, copied, filled))
+    refused = compare_or_copy.refusal(spec, tables, copied, filled)
+    return Judged(tables, copied, bool(filled), refused)

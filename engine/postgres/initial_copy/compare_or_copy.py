@@ -98,6 +98,8 @@ def _why_copied(
     if stale:
         return f"the target holds columns that are not synced: {', '.join(stale)}"
     key = key_columns(table)
+    if not key and table.switches.marks:
+        return "deleted rows are marked, and nothing names its rows"
     if key and frozenset(key) not in indexed.unique_keys:
         return "no index of the target's finds its rows by their key"
     return None

@@ -150,13 +150,15 @@ class CopyStage:
             self._total += max(table.bytes, 1)
             assert self._snapshot is not None
             shared = (table.schema, table.name)
-            at = (self._snapshot.name, self._snapshot.lsn, row.full_name in compares)
+            at = (self._snapshot.name, self._snapshot.lsn)
+            here = row.full_name in compares
             if not pieces:
-                units.append(CopyUnit(*shared, None, 1, None, None, table.bytes, *at))
+                whole = CopyUnit(*shared, None, 1, None, None, table.bytes, *at, compares=here)
+                units.append(whole)
                 continue
             part = table.bytes // len(pieces)
             units += [
-                CopyUnit(*shared, p.chunk, len(pieces), p.low, p.high, part, *at)
+                CopyUnit(*shared, p.chunk, len(pieces), p.low, p.high, part, *at, compares=here)
                 for p in pieces
                 if p.snapshot_lsn is None
             ]
