@@ -154,6 +154,7 @@ def _remove(into: Connection, unit: CopyUnit, table: Table) -> None:
         empty(into, [table.target])
         return
     where = " AND ".join(range_of(unit, table)) or "true"
+    take_replica_role(into)
     [there] = read_target_tables(into, [table.target]).values()
     _run(into, f"delete from {there.only} where {where}")
 
