@@ -79,6 +79,7 @@ def test_after_a_lost_slot_only_the_rows_that_differ_are_written(source, target)
         assert attempt.verify().equal
 
 
+@pytest.mark.slow
 def test_a_source_that_was_upgraded_is_another_system_and_is_compared_while_it_is_written_to(
     target,
 ):
@@ -109,6 +110,7 @@ def test_a_source_that_was_upgraded_is_another_system_and_is_compared_while_it_i
             assert attempt.verify().equal
 
 
+@pytest.mark.slow
 def test_restarted_twice_the_second_time_nothing_differs(source, target):
     synced(source, target)
     execute(source, *DIFFER)
@@ -166,3 +168,58 @@ def test_a_once_only_copy_is_made_equal_again_by_what_differs(source, target):
         source, "select * from public.big order by 1"
     )
     assert len(set(places(target)) - before) == 50
+
+
+@pytest.mark.slow
+def test_after_an_invalidated_slot_a_table_that_is_written_to_needs_no_copy(target):
+    with own_servers("source", wal_level="logical") as (own,):
+        source = own.server
+        synced(source, target)
+        execute(
+            source,
+            *DIFFER,
+            "alter system set max_slot_wal_keep_size = '16MB'",
+            "select pg_reload_conf()",
+        )
+        for _ in range(4):
+            execute(
+                source,
+                "select pg_logical_emit_message(false, 'x', repeat('x', 20000000))",
+                "select pg_switch_wal()",
+                "checkpoint",
+            )
+        with pytest.raises(SlotLost, match="invalid"):
+            Attempt(source, target, SPEC, "one").run()
+        execute(source, "alter system reset max_slot_wal_keep_size", "select pg_reload_conf()")
+        change = "update big set x = x + 1 where id = {n}"
+        with (
+            load(source, lambda n: change.format(n=n)),
+            running(source, target, SPEC, "two", compare=True) as attempt,
+        ):
+            assert attempt.verify().equal
+            assert "put right" in compared(attempt, "big")
+        assert len(rows(source, "select 1 from pg_replication_slots")) == 1
+
+
+@pytest.mark.slow
+def test_a_source_that_went_back_in_time_is_compared_and_the_target_goes_back_with_it(target):
+    with own_servers("source", wal_level="logical") as (own,):
+        synced(own.server, target)
+        own.stop()
+        own.back_up("before")
+        own.start()
+        execute(own.server, *DIFFER)
+        with running(own.server, target, SPEC) as attempt:
+            attempt.until(lambda: rows(target, "select 1 from public.big where t = 'new' limit 1"))
+        own.stop()
+        own.restore("before")
+        own.promote()
+        execute(own.server, "update big set x = 17 where id = 17")
+        with pytest.raises(StateError, match=r"SOURCE_BEHIND.*--compare"):
+            Attempt(own.server, target, SPEC, "one").run()
+        with running(own.server, target, SPEC, "two", compare=True) as attempt:
+            assert attempt.verify().equal
+            assert "put right" in compared(attempt, "big")
+            execute(own.server, "delete from named where b = 5")
+            assert attempt.verify().equal
+        assert rows(target, "select count(*) from public.big") == [(MANY,)]
