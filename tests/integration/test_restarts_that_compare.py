@@ -122,6 +122,7 @@ def test_restarted_twice_the_second_time_nothing_differs(source, target):
     assert "equal" in compared(attempt, "keyless")
 
 
+@pytest.mark.slow
 def test_a_table_that_differs_in_most_rows_is_copied_again_and_so_is_one_that_is_new(
     source, target, monkeypatch
 ):
