@@ -97,7 +97,12 @@ def compare_unit(
         translating(where),
     ):
         out.execute("begin isolation level repeatable read, read only")
-        mark = begin_unit(out, unit, table)
+        mark, _ = begin_unit(out, unit, table)
+        named = out.execute("select to_regclass(%s) = %s", (table.qualified, table.relid))
+        if named.fetchone() != (True,):  # it is compared by its name, and copied by its number
+            if keeps:
+                raise _renamed(table)
+            return Compared(0, None)
         take_replica_role(into)
         into.execute("begin; set local synchronous_commit = on; set constraints all deferred")
         if (
@@ -147,6 +152,16 @@ def compare_unit(
         into.execute("commit")
         faults.reach("copy.after_commit")
     return Compared(verdict.rows_source, copied)
+
+
+def _renamed(table: Table) -> DataError:
+    name = f"{table.schema}.{table.name}"
+    return DataError(
+        f"{name} was renamed before it was compared, and the target keeps rows of it that the source has no more",
+        effect="Nothing of it was changed",
+        do="`datasync restart JOB --compare`",
+        code="KEPT_ROWS",
+    ).about(table.relid)
 
 
 def _too_different(table: Table) -> DataError:

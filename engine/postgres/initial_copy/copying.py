@@ -23,6 +23,7 @@ from prefect_datasync.engine.postgres.initial_copy import copy_plan
 from prefect_datasync.engine.postgres.initial_copy.building import build
 from prefect_datasync.engine.postgres.initial_copy.guarding import CopyGuard
 from prefect_datasync.engine.postgres.initial_copy.left_out import let_rest
+from prefect_datasync.engine.postgres.initial_copy.planned_names import as_planned
 from prefect_datasync.engine.postgres.initial_copy.relay import Copied
 from prefect_datasync.engine.postgres.initial_copy.unit_work import bring
 from prefect_datasync.engine.postgres.initial_copy.unproven_checks import put_back
@@ -94,12 +95,13 @@ class CopyStage:
             tables = synced_tables(source, attempt.spec, known)
             if beginning:
                 tables = copy_plan.to_sync(hold.connection, tables)
+            else:
+                rows = ledger.read_tables(hold.connection, hold.key)
+                tables = as_planned(hold.key, tables, rows)
             self._tables = {t.full_name: t for t in tables}
             if beginning:
                 self._snapshot = copy_plan.begin(attempt, source, tables)
-            elif any(
-                t.phase is Phase.PENDING for t in ledger.read_tables(hold.connection, hold.key)
-            ):
+            elif any(row.phase is Phase.PENDING for row in rows):
                 self._snapshot = copy_plan.go_on(attempt, source, self._tables)
             self._read_target(source)
         return self._units()

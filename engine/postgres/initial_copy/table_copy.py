@@ -82,7 +82,7 @@ def copy_unit(
         try:
             with cancelling(stop, out, into), translating(where):
                 out.execute("begin isolation level repeatable read, read only")
-                mark = begin_unit(out, unit, table)
+                mark, called = begin_unit(out, unit, table)
                 into.execute("begin")
                 if anew:
                     _remove(into, unit, table)
@@ -92,7 +92,7 @@ def copy_unit(
                 into.execute("set local maintenance_work_mem = '256MB'")
                 give_raw(out)
                 take_as(into, charset)
-                copy_out = _copy_out(table, columns, unit, form)
+                copy_out = _copy_out(table, called, columns, unit, form)
                 if refusals:
                     copied = IsolatedCopy(table, refusals).run(
                         out, into, copy_out, copy_in, stop=stop, progress=progress
@@ -124,8 +124,11 @@ def copy_unit(
     return copied
 
 
-def begin_unit(out: Connection, unit: CopyUnit, table: Table) -> Mark | None:
-    """Let an open transaction of the source read a unit in its snapshot; the table's mark there.
+def begin_unit(out: Connection, unit: CopyUnit, table: Table) -> tuple[Mark | None, str]:
+    """Let an open transaction of the source read a unit in its snapshot.
+
+    Returns:
+        The table's mark there, and its name in SQL, which it keeps until the transaction ends.
 
     Raises:
         TransientError: SNAPSHOT_LOST, SNAPSHOT_OVERTAKEN: a later snapshot is needed.
@@ -133,10 +136,10 @@ def begin_unit(out: Connection, unit: CopyUnit, table: Table) -> Mark | None:
     """
     _import(out, unit.snapshot)
     faults.reach("snapshot.after_import")
-    refuse_overtaken(out, table.full_name)
+    called = _lock(out, table)
     mark = read_marks(out, [table.relid]).get(table.relid)
     _refuse_altered(mark, table)
-    return mark
+    return mark, called
 
 
 def range_of(unit: CopyUnit, table: Table) -> list[str]:
@@ -191,14 +194,52 @@ def _refuse_changed(connection: Connection, table: Name, only: str, question: st
     connection.execute(f"LOCK TABLE {only}{qualified(*table)} IN ACCESS SHARE MODE".encode())
     row = connection.execute(question.encode(), table).fetchone()
     if row != (True,):
-        raise TransientError(
-            f"table {table[0]}.{table[1]} was truncated or rewritten after the snapshot",
-            effect="Its rows are read under a later one",
-            do="nothing: it is repeated",
-            code="SNAPSHOT_OVERTAKEN",
-        )
+        raise _overtaken(table)
 
 
+def _overtaken(table: Name) -> TransientError:
+    return TransientError(
+        f"table {table[0]}.{table[1]} was truncated or rewritten after the snapshot",
+        effect="Its rows are read under a later one",
+        do="nothing: it is repeated",
+        code="SNAPSHOT_OVERTAKEN",
+    )
+
+
+def _lock(connection: Connection, table: Table) -> str:
+    """Lock a relation, whatever it is called by now, and make sure that the snapshot in force shows its rows.
+
+    Names are looked up as of now, not as of the snapshot: under that of its plan may be another table since.
+
+    Returns:
+        Its name in SQL, which it keeps until the transaction ends.
+
+    Raises:
+        TransientError: code SNAPSHOT_OVERTAKEN.
+    """
+    called = ""
+    while (now := _called(connection, table)) != called:
+        called = now
+        try:
+            with connection.transaction():
+                connection.execute(f"LOCK TABLE ONLY {called} IN ACCESS SHARE MODE".encode())
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+            if _called(connection, table) == called:  # it is gone
+                raise
+    row = connection.execute(_ITS_FILE_STAYS, (table.relid,)).fetchone()
+    if row != (True,):
+        raise _overtaken(table.full_name)
+    return called
+
+
+def _called(connection: Connection, table: Table) -> str:
+    """The name that a relation has now; that of its plan if it is gone."""
+    row = connection.execute("select %s::oid::regclass::text", (table.relid,)).fetchone()
+    assert row is not None
+    return table.qualified if row[0] == str(table.relid) else str(row[0])
+
+
+_ITS_FILE_STAYS = "select relfilenode = pg_relation_filenode(oid) from pg_class where oid = %s"
 _FILE_STAYS = """
 select c.relfilenode = pg_relation_filenode(c.oid) from pg_class c
 join pg_namespace n on n.oid = c.relnamespace where n.nspname = %s and c.relname = %s"""
@@ -226,13 +267,13 @@ def _refuse_altered(mark: Mark | None, table: Table) -> None:
         ).under(policy)
 
 
-def _copy_out(table: Table, columns: str, unit: CopyUnit, form: str) -> str:
+def _copy_out(table: Table, called: str, columns: str, unit: CopyUnit, form: str) -> str:
     conditions = [f"({table.switches.where})"] if table.switches.where else []
     conditions += range_of(unit, table)
     if unit.chunk is None and not conditions:
-        return f"COPY {table.qualified}{column_list(columns)} TO STDOUT {form}"
+        return f"COPY {called}{column_list(columns)} TO STDOUT {form}"
     condition = " AND ".join(conditions) or "true"
-    return f"COPY (SELECT {columns} FROM ONLY {table.qualified} WHERE {condition}) TO STDOUT {form}"
+    return f"COPY (SELECT {columns} FROM ONLY {called} WHERE {condition}) TO STDOUT {form}"
 
 
 def record(

@@ -17,7 +17,8 @@ all columns, and rows cannot be filtered.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -143,7 +144,8 @@ def create(connection: Connection, publications: Sequence[Publication]) -> None:
                     _run(connection, f"DROP PUBLICATION {quote(publication.name)}")
                 except psycopg.errors.InsufficientPrivilege as exc:
                     raise _anothers(publication) from exc
-            _run(connection, publication.create_sql)
+            with _named():
+                _run(connection, publication.create_sql)
 
 
 def drop(connection: Connection, key: str, *, keep: Sequence[Publication] = ()) -> None:
@@ -182,10 +184,21 @@ def add(connection: Connection, publication: Publication, tables: Sequence[Table
     if tables:
         with translating(f"add tables to publication {publication.name}"):
             name, added = quote(publication.name), publication.named(tables)
-            try:
+            with _named():
                 _run(connection, f"ALTER PUBLICATION {name} ADD TABLE {added}")
-            except psycopg.errors.UndefinedTable as exc:
-                raise TransientError("a table is gone at the source", code="TABLE_GONE") from exc
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """Names tables as they were read a moment ago.
+
+    Raises:
+        TransientError: one was dropped or renamed since; the source has to be read again.
+    """
+    try:
+        yield
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as exc:
+        raise TransientError("a table is gone at the source", code="TABLE_GONE") from exc
 
 
 def relist(
