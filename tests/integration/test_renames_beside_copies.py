@@ -63,3 +63,29 @@ def test_tables_renamed_while_a_copy_beside_the_stream_is_interrupted_keep_all_r
         assert report.equal, (report, attempt.said)
     found = f"select (select array[count(*), max(x)] from {one}), (select array[count(*), max(x)] from {two})"
     assert look(target, found) == [([51, 1], [61, 2])]
+
+
+def test_a_table_renamed_before_its_copy_beside_the_stream_begins_follows_its_new_name(
+    source, target
+):
+    """What the small job has planned must not keep the job from following the name, nor the name from being copied."""
+    execute(
+        source,
+        "create table a (id int primary key, x int)",
+        "insert into a select g, 1 from generate_series(1, 50) g",
+    )
+    spec = with_policy("apply")
+    with running(source, target, spec) as attempt:
+        following(attempt)
+    request(target, KEY, ("public", "a"), Wish.COPY)
+    dying = attempt_process.start(
+        KEY, "one", source, target, spec, DATASYNC_FAULT="slot.before_create:kill"
+    )
+    told, _ = dying.communicate(timeout=120)
+    assert dying.returncode == -signal.SIGKILL, told
+    execute(source, "alter table a rename to b", "insert into b values (1000, 1)")
+    with running(source, target, spec) as attempt:
+        until(attempt, "b", Phase.COPIED)
+        report = attempt.verify()
+    assert report.equal, (report, attempt.said)
+    assert set(ledger_of(target)) == {"b"}
