@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -12,6 +13,7 @@ from attempts import KEY, Attempt, execute, rows, running
 from random_definitions import Application
 from table_life import following
 
+from prefect_datasync.engine.errors import ConfigError
 from prefect_datasync.engine.postgres.job_rows import ledger
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, TableRow, Wish
 from prefect_datasync.engine.postgres.job_rows.wishing import request
@@ -88,8 +90,9 @@ def settle(attempt: Attempt, application: Application) -> None:
                     free(attempt.target, index[1])
                     asked.clear()
                 assert name not in asked, f"{name}: {row.fault}\n" + "\n".join(attempt.said[-30:])
-                asked.add(name)
-                request(attempt.target, KEY, ("public", name), Wish.COPY)
+                with contextlib.suppress(ConfigError):  # it has just got another name
+                    request(attempt.target, KEY, ("public", name), Wish.COPY)
+                    asked.add(name)
         return all(
             (row := known.get(name)) is not None and row.phase is Phase.COPIED and row.wish is None
             for name in application.tables
