@@ -8,7 +8,7 @@ from shards import SPEC, change, make_shards
 from table_life import following, until
 
 from prefect_datasync.engine.postgres.comparison.verifying import verify
-from prefect_datasync.engine.postgres.initial_copy import copying
+from prefect_datasync.engine.postgres.initial_copy import unit_work
 from prefect_datasync.engine.postgres.instance import check
 from prefect_datasync.engine.postgres.job_rows import ledger
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase
@@ -80,7 +80,7 @@ def test_merged_tables_are_copied_again_together_whatever_becomes_of_one(shards,
 
 def test_a_copy_that_is_interrupted_goes_on_with_all_of_the_merged_tables(shards, monkeypatch):
     source, target = shards
-    copy, copied = copying.copy_unit, []
+    copy, copied = unit_work.copy_unit, []
 
     def some(*args, **kwargs):
         if len(copied) == 2:
@@ -88,11 +88,11 @@ def test_a_copy_that_is_interrupted_goes_on_with_all_of_the_merged_tables(shards
         copied.append(copy(*args, **kwargs))
         return copied[-1]
 
-    monkeypatch.setattr(copying, "copy_unit", some)
+    monkeypatch.setattr(unit_work, "copy_unit", some)
     spec = SPEC.model_copy(update={"copy_workers": 1})
     with pytest.raises(RuntimeError):
         Attempt(source, target, spec, "one").run()
-    monkeypatch.setattr(copying, "copy_unit", copy)
+    monkeypatch.setattr(unit_work, "copy_unit", copy)
     moved = "with gone as (delete from t_0 returning id, x, u) insert into t_{n} (id, x, u) select * from gone"
     execute(source, moved.format(n=1), moved.format(n=2).replace("t_0", "t_1"))
     with running(source, target, spec) as attempt:

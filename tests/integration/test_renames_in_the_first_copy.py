@@ -13,7 +13,7 @@ from table_life import following, until
 
 from prefect_datasync.engine import faults
 from prefect_datasync.engine.postgres.catalog import Name
-from prefect_datasync.engine.postgres.initial_copy import copying, copying_again
+from prefect_datasync.engine.postgres.initial_copy import copying_again, unit_work
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, Wish
 from prefect_datasync.engine.postgres.job_rows.wishing import request
 from prefect_datasync.engine.postgres.tables import table_watch
@@ -143,7 +143,7 @@ def test_tables_renamed_while_the_first_copy_is_interrupted_have_their_own_rows(
         "insert into t select g, 1, repeat(md5(g::text), 20) from generate_series(51, 5000) g",
         "insert into t_new select g, 2, repeat(md5(g::text), 20) from generate_series(61, 5000) g",
     )
-    copy, copied = copying.copy_unit, []
+    copy, copied = unit_work.copy_unit, []
 
     def some(*args, **kwargs):
         if len(copied) == units:
@@ -153,7 +153,7 @@ def test_tables_renamed_while_the_first_copy_is_interrupted_have_their_own_rows(
 
     spec = with_policy(policy, copy_workers=1, chunk_bytes=1024 * 1024)
     with monkeypatch.context() as patched:
-        patched.setattr(copying, "copy_unit", some)
+        patched.setattr(unit_work, "copy_unit", some)
         with pytest.raises(RuntimeError, match="the end"):
             Attempt(source, target, spec, "one").run()
     statement, first, second = CHANGES[change]
