@@ -18,7 +18,7 @@ from prefect_datasync.engine.switches import DEFAULTS, Switches
 Name = tuple[str, str]  #: schema, table
 
 OUR_SCHEMA = "prefect_datasync"
-_INTEGERS = (21, 23, 20)  # int2, int4, int8
+INTEGERS = (21, 23, 20)  # int2, int4, int8
 
 
 class Identity(StrEnum):
@@ -179,7 +179,7 @@ def read_tables(
                 key=key,
                 identity=identity,
                 primary_key=primary,
-                chunk_key=single.name if single and single.type_oid in _INTEGERS else None,
+                chunk_key=single.name if single and single.type_oid in INTEGERS else None,
                 bytes=r.bytes,
                 rows_estimate=r.rows,
                 parent=(above.schema, above.name) if above else None,

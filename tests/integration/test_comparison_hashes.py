@@ -7,6 +7,7 @@ from attempts import KEY, execute, running
 from table_life import following
 
 from prefect_datasync.engine.postgres.catalog import read_table
+from prefect_datasync.engine.postgres.comparison.parts import ByHash, ByKey, divide
 from prefect_datasync.engine.postgres.comparison.row_hash import key_hash, rest_hash
 from prefect_datasync.engine.postgres.comparison.verifying import verify
 from prefect_datasync.engine.postgres.session import Server, connect
@@ -126,3 +127,36 @@ def test_larger_tables_have_more_buckets_and_always_a_power_of_two(rows: int) ->
     buckets = buckets_for(rows)
     assert buckets & (buckets - 1) == 0
     assert buckets == {0: 1024, 999_999: 1024, 1_000_000: 4096, 50_000_000: 4096}[rows]
+
+
+@pytest.mark.parametrize(
+    ("leading", "divided"),
+    [("g", ByKey), ("g % 5", ByHash), ("g % 5 * 100000", ByHash)],
+    ids=["many", "few", "few-far-apart"],
+)
+def test_rows_whose_key_begins_with_an_integer_are_divided_by_it_if_it_has_many_values(
+    source: Server, target: Server, leading: str, divided: type
+) -> None:
+    execute(
+        source,
+        "create table t (a int, b text, v int, primary key (a, b))",
+        f"insert into t select {leading}, 'b' || g, g from generate_series(1, 5000) g",
+        "analyze t",
+    )
+    with running(source, target, SyncSpec()) as attempt:
+        following(attempt)
+        assert attempt.verify().equal
+        with connect(source, "test") as one, connect(target, "test") as two:
+            tables = [read_table(each, ("public", "t")) for each in (one, two)]
+            rows = ("only public.t", "only public.t")
+            assert type(divide(*tables, "{}", (one, two), rows, None)) is divided
+        execute(
+            target,
+            "update t set v = -1 where b in ('b7', 'b4000')",
+            "delete from t where b = 'b9'",
+            "insert into t values (-100000, 'x', 1), (2000000, 'y', 1), (7, 'z', 1)",
+        )
+        [table] = verify(KEY, source, target, SyncSpec()).tables
+        assert table.difference == Difference(1, 3, 2)
+        report = verify(KEY, source, target, SyncSpec(), repair=True)
+        assert (report.equal, report.repaired) == (True, 6)

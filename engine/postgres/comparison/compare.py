@@ -1,6 +1,6 @@
 """Compare a table of two databases inside them: hashes travel, rows do not.
 
-One pass over the table gives the summaries of all its parts (`row_hash.Division`). Only the rows of parts
+One pass over the table gives the summaries of all its parts (`parts.Division`). Only the rows of parts
 whose summaries differ are read again, as (key, hash of the row) in order, and merged here: so an equal table
 is read once, another at most twice, and no difference is too large for memory. Few rows of parts that are
 ranges of a key are read by its index; those of others are looked for in a second pass.
@@ -20,25 +20,16 @@ from typing import Any
 import psycopg
 
 from prefect_datasync.engine.errors import CopyStopped, DatasyncError
-from prefect_datasync.engine.postgres.catalog import Name, Table, own_column, quote
-from prefect_datasync.engine.postgres.comparison.row_hash import (
-    ALL,
-    ByHash,
-    ByKey,
-    Division,
-    Parts,
-    key_columns,
-    key_hash,
-    rest_hash,
-    row_hash,
-)
+from prefect_datasync.engine.postgres.catalog import Name, Table, quote
+from prefect_datasync.engine.postgres.comparison.parts import ALL, Division, Parts, divide
+from prefect_datasync.engine.postgres.comparison.row_hash import key_columns
 from prefect_datasync.engine.postgres.initial_copy.table_copy import (
     refuse_overtaken,
     refuse_overtaken_parts,
 )
 from prefect_datasync.engine.postgres.session import Connection, translating
 from prefect_datasync.engine.postgres.tables.synced import source_rows, target_rows
-from prefect_datasync.engine.ranges import MOST, buckets_for, most_for_sample, ranges_over, sampled
+from prefect_datasync.engine.ranges import sampled
 from prefect_datasync.engine.verify import (
     Difference,
     Pair,
@@ -170,12 +161,13 @@ class Comparer:
             sql = f"select count(*) from {source_rows(table)}"
             (rows,) = self._source.execute(sql.encode()).fetchone() or (0,)
             return TableVerdict(table.schema, table.name, rows, 0, False, note=MISSING), None
-        division = self._division(table, other)
+        rows_of = self.rows_of(table, other)
+        sides = (self._source, self._target)
+        division = divide(table, other, self._text, sides, rows_of, self._sample)
         parts = ALL
         if self._sample is not None:
             numbers = sampled(*division.ends, self._sample, self._random)
             parts = division.within(numbers, few=self._sample <= FEW * 100)
-        rows_of = self.rows_of(table, other)
         mine, theirs = self._both(rows_of, lambda c, rows: _summaries(c, rows, division, parts))
         found: Difference | None = None
         suspect: Suspect | None = None
@@ -196,24 +188,6 @@ class Comparer:
                 suspect = Suspect(table, other, self._text, named)
         counts = (_rows(mine), _rows(theirs))
         return TableVerdict(*table.full_name, *counts, found is None, found, note), suspect
-
-    def _division(self, table: Table, other: Table) -> Division:
-        theirs = own_column(other.columns, table.chunk_key) if table.chunk_key else None
-        mine = own_column(table.columns, table.chunk_key) if table.chunk_key else None
-        if mine is None or theirs is None or mine.type_oid != theirs.type_oid:
-            asked = (table, other, self._text)
-            rest = rest_hash(*asked) if key_columns(table) else None
-            return ByHash(key_hash(*asked), rest, buckets_for(table.rows_estimate))
-        most = MOST if self._sample is None else most_for_sample(self._sample)
-        indexed = other.chunk_key == mine.name
-        of_source, of_target = self.rows_of(table, other)
-        seen = _ends(self._source, mine.name, of_source)
-        ranges = ranges_over(*(seen or (0, 0)), most)
-        inside = False
-        if indexed and seen:
-            there = _ends(self._target, mine.name, of_target)
-            inside = there is None or (ranges.holds(there[0]) and ranges.holds(there[1]))
-        return ByKey(mine.name, ranges, indexed, inside, row_hash(table, other, self._text))
 
     def _differences(
         self,
@@ -249,13 +223,16 @@ class Comparer:
         parts: Parts,
         keys: list[int],
     ) -> tuple[tuple[str, ...], ...]:
-        if isinstance(division, ByKey) or not key_columns(table):
+        if division.names_rows:
             return tuple((str(key),) for key in keys)
         names = ", ".join(f'{quote(name)}::text collate "C"' for name in key_columns(table))
+        wanted = replace(
+            parts, where=f"{parts.where} and {division.key} in (select unnest(\0::bigint[]))"
+        )
 
         def ask(connection: Connection, rows: str) -> list[Any]:
-            sql = f"select distinct {names} from {rows} where {parts.where} and {division.key}"
-            sql = sql.replace("%", "%%") + " in (select unnest(%s::bigint[]))"
+            sql = f"select distinct x.* from ({wanted.rows(names, rows)}) x"
+            sql = sql.replace("%", "%%").replace("\0", "%s")  # no name has one
             return connection.execute(sql.encode(), (keys,)).fetchall()
 
         found = self._both(rows_of, ask)
@@ -289,13 +266,6 @@ def _unlocked_afterwards(connection: Connection) -> Iterator[None]:
     finally:
         with contextlib.suppress(psycopg.OperationalError):
             connection.execute("rollback to savepoint compared")
-
-
-def _ends(connection: Connection, column: str, rows: str) -> tuple[int, int] | None:
-    """The first and the last key, by its index; None when there are no rows."""
-    name = quote(column)
-    row = connection.execute(f"select min({name}), max({name}) from {rows}".encode()).fetchone()
-    return None if row is None or row[0] is None else (row[0], row[1])
 
 
 def _summaries(

@@ -1,4 +1,4 @@
-"""A row's hash as SQL, equal on both sides iff the row's values are; and the parts that a table is divided into.
+"""A row's hash as SQL, equal on both sides iff the row's values are.
 
 Each column is hashed by itself, with its number as the seed, and the hashes are combined by XOR. Integers,
 timestamps, numerics, uuids, bytea and strings are hashed as they are, which costs a third of their text; everything
@@ -13,11 +13,8 @@ the same. So a bigint seeds its hash with itself, and of timestamps all bytes ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from prefect_datasync.engine.postgres.catalog import Column, Table, quote
-from prefect_datasync.engine.ranges import KeyRanges
 
 _BIGINT = 20
 _INTEGERS = (21, 23)
@@ -94,141 +91,3 @@ def _column_hash(column: Column, number: int, same_type: bool, recoded: str) -> 
     if recoded != "{}":
         return f"hash_array_extended(array[{recoded.format(text)}], {number})"
     return f'coalesce(hashtextextended({text} collate "C", {number}), {number})'
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Where the rows of some parts are.
-
-    Attributes:
-        where: the condition for a row to be in one of them.
-        ranges: something for FROM to which *where* refers: an index is asked once for each of its rows.
-    """
-
-    where: str
-    ranges: str = ""
-
-    def rows(self, columns: str, rows: str) -> str:
-        """SELECT of these columns of the *rows* in the parts; each expression in it is computed once."""
-        # offset 0: otherwise the planner merges this with what is around it, and guesses one group for each row.
-        found = f"select {columns} from {rows} where {self.where} offset 0"
-        if not self.ranges:
-            return found
-        return f"select datasync_found.* from {self.ranges} cross join lateral ({found}) datasync_found"
-
-
-ALL = Parts("true")
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What is read of each row.
-
-    Attributes:
-        computed: as SQL over the row, once.
-        key, row: over what was computed: the row's part or key, and the hash of the row; bigints.
-    """
-
-    computed: str
-    key: str
-    row: str
-
-
-class Division(Protocol):
-    """How a table is divided."""
-
-    @property
-    def summed(self) -> Reading:
-        """What is summed up by the number of a row's part."""
-
-    @property
-    def paired(self) -> Reading:
-        """What stands for each row of some parts."""
-
-    @property
-    def key(self) -> str:
-        """What stands for the row's key, as SQL: a bigint."""
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        """The first and the last number."""
-
-    def within(self, numbers: Sequence[int], *, few: bool) -> Parts:
-        """The numbered parts; *few*: they have so few rows that an index pays, if there is one."""
-
-
-@dataclass(frozen=True, slots=True)
-class ByKey:
-    """By ranges of an integer key."""
-
-    column: str
-    ranges: KeyRanges
-    indexed: bool  #: on both sides
-    inside: bool  #: both sides have only keys between the ends of the ranges
-    hashed: str  #: of the row
-
-    @property
-    def summed(self) -> Reading:
-        return Reading(f"{self._number} as k, {self.hashed} as r", "k", "r")
-
-    @property
-    def paired(self) -> Reading:
-        return Reading(f"{self.key} as k, {self.hashed} as r", "k", "r")
-
-    @property
-    def _number(self) -> str:
-        shifted = f"{quote(self.column)}::bigint >> {self.ranges.shift}"
-        if self.inside:
-            return f"({shifted})"
-        return f"least(greatest({shifted}, {self.ranges.first}), {self.ranges.last})"
-
-    @property
-    def key(self) -> str:
-        return f"{quote(self.column)}::bigint"
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        return self.ranges.first, self.ranges.last
-
-    def within(self, numbers: Sequence[int], *, few: bool) -> Parts:
-        if not (few and self.indexed):
-            return Parts(f"{self._number} in (select unnest('{{{_listed(numbers)}}}'::bigint[]))")
-        runs = self.ranges.runs(numbers)
-        lows, highs = (_listed([run[end] for run in runs]) for end in (0, 1))
-        wanted = (
-            f"unnest('{{{lows}}}'::bigint[], '{{{highs}}}'::bigint[]) datasync_range(low, high)"
-        )
-        name = quote(self.column)
-        return Parts(f"{name} between datasync_range.low and datasync_range.high", wanted)
-
-
-@dataclass(frozen=True, slots=True)
-class ByHash:
-    """By a hash of the key; of the whole row where nothing else names it."""
-
-    key: str
-    rest: str | None  #: the hash of the other columns; None: there is no key
-    buckets: int
-
-    @property
-    def paired(self) -> Reading:
-        if self.rest is None:
-            return Reading(f"{self.key} as r", "r", "r")
-        return Reading(f"{self.key} as k, {self.rest} as r", "k", "k # r")
-
-    @property
-    def summed(self) -> Reading:
-        each = self.paired
-        return Reading(each.computed, f"{each.key} & {self.buckets - 1}", each.row)
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        return 0, self.buckets - 1
-
-    def within(self, numbers: Sequence[int], *, few: bool) -> Parts:
-        bucket = f"{self.key} & {self.buckets - 1}"
-        return Parts(f"({bucket}) in (select unnest('{{{_listed(numbers)}}}'::bigint[]))")
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ",".join(map(str, numbers))
