@@ -29,11 +29,15 @@ class DatasyncError(Exception):
         effect: what it means for the data, without a full stop.
         do: the next step, without a full stop.
         code: a narrower code than the class's own.
+
+    Attributes:
+        relids: of the tables that it is about, if only they need to stop.
     """
 
     code: ClassVar[str] = "DATASYNC"
     retried: ClassVar[bool] = False
     do: ClassVar[str] = "see the log of the flow run"
+    relids: tuple[int, ...] = ()
 
     def __init__(
         self, what: str, *, effect: str = UNCHANGED, do: str | None = None, code: str | None = None
@@ -41,6 +45,11 @@ class DatasyncError(Exception):
         self.error_code = code or self.code
         self.what, self.effect, self.next_step = what, effect, do or self.do
         super().__init__(f"{self.error_code}: {what}. {effect}. Do: {self.next_step}.")
+
+    def about(self, *relids: int) -> Self:
+        """The error, of these tables."""
+        self.relids = relids
+        return self
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.what, self.effect, self.next_step, self.error_code)
@@ -111,20 +120,13 @@ class DataError(DatasyncError):
     """A change cannot be applied so that the target stays equal to the source.
 
     Attributes:
-        relids: of the tables that it is about, if only they need to stop.
         sqlstate: what the target answered, if it is its refusal.
         policy: what the tables' switches say to it, see `switches.Policy`.
     """
 
     code = "DATA"
     policy: str = "apply"
-    relids: tuple[int, ...] = ()
     sqlstate: str = ""
-
-    def about(self, *relids: int) -> Self:
-        """The error, of these tables."""
-        self.relids = relids
-        return self
 
     def under(self, policy: str) -> Self:
         """The error, with this policy."""

@@ -160,7 +160,7 @@ def _free(table: Table, part: _Part, taken: dict[Name, Name]) -> str:
         f"{table.target_sql} needs the name {quote(index)}, which {qualified(*owner)} has at the target",
         code="NAME_TAKEN",
         do=f"rename or drop {qualified(schema, index)} at the target",
-    )
+    ).about(table.relid)
 
 
 _IDENT = r'(?:"(?:[^"]|"")*"|[^ ".]+)'

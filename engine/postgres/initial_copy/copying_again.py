@@ -21,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from prefect_datasync.engine import faults
 from prefect_datasync.engine.errors import (
     CopyStopped,
-    DataError,
     DatasyncError,
     Fenced,
     JobBusy,
@@ -127,8 +126,7 @@ class CopyingAgain:
             )
             self._tries += changed
             again = changed and self._tries < TRIES
-            relids = exc.relids if isinstance(exc, DataError) else ()
-            self._give_up(names, str(exc), relids, again=again)
+            self._give_up(names, str(exc), exc.relids, again=again)
         except Exception as exc:  # noqa: BLE001 - its text may hold rows
             self._give_up(names, f"UNEXPECTED: {type(exc).__name__} while it was copied again")
         self._copying = self._following = None
