@@ -245,6 +245,8 @@ def _replace(into: Connection, suspect: Suspect, target: TargetTable, side: _Sid
     match = " and ".join(
         f"t.{quote(n)} {target.columns[n].equality or '='} s.{quote(n)}" for n in key
     )
+    if key and all(target.columns[n].equality for n in key):  # or each is looked for among all
+        _run(into, f"create index on {STAGE} ({', '.join(map(quote, key))})")
     if (
         table.switches.marks and key
     ):  # what the source has no more stays, as the stream would have left it
