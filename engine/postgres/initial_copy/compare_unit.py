@@ -28,6 +28,8 @@ from prefect_datasync.engine.postgres.tables.emptying import with_rows
 from prefect_datasync.engine.snapshot import CopyUnit
 
 FEW_ROWS = 100_000  #: of one unit; where more differ it is copied anew
+SHARE = 10  #: or where more than one in so many differ: putting a row right costs as much as copying these
+ALWAYS = 1_000  #: but so few are put right in any case
 KEPT_ROWS = 2_000_000  #: of a table that must not be copied anew
 
 
@@ -118,7 +120,7 @@ def compare_unit(
             sample=None,
             random=Random(),
             text=same_bytes(out, into, charset),
-            keys_of=(KEPT_ROWS if keeps else FEW_ROWS) if charset in (None, UTF8) else -1,
+            keys_of=(KEPT_ROWS if keeps else _few(table, unit)) if charset in (None, UTF8) else -1,
         )
         comparer.compare(
             [table],
@@ -162,6 +164,13 @@ def _renamed(table: Table) -> DataError:
         do="`datasync restart JOB --compare`",
         code="KEPT_ROWS",
     ).about(table.relid)
+
+
+def _few(table: Table, unit: CopyUnit) -> int:
+    """How many rows of a unit may differ for them to be put right one by one."""
+    if table.rows_estimate <= 0:
+        return FEW_ROWS
+    return max(ALWAYS, min(FEW_ROWS, table.rows_estimate // unit.of // SHARE))
 
 
 def _too_different(table: Table) -> DataError:
