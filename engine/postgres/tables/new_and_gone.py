@@ -12,7 +12,8 @@ from prefect_datasync.engine.postgres.job_rows import ledger, owning
 from prefect_datasync.engine.postgres.job_rows.ledger import Phase, TableRow
 from prefect_datasync.engine.postgres.session import Connection, translating
 from prefect_datasync.engine.postgres.tables.emptying import holds_rows
-from prefect_datasync.engine.switches import Policy
+from prefect_datasync.engine.postgres.tables.renaming import shared
+from prefect_datasync.engine.switches import Policy, Switches
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Differences:
     come: list[Table] = field(default_factory=list)  #: to be copied and followed
     rest: list[Table] = field(default_factory=list)  #: new, and to rest
     refused: list[Table] = field(default_factory=list)  #: new, and the job is to fail
+    #: of a name that one of `come` and `rest` has now: first it is gone, then that one is new
+    replaced: list[TableRow] = field(default_factory=list)
     gone: list[TableRow] = field(default_factory=list)
 
     def refusal(self) -> DataError:
@@ -49,13 +52,14 @@ def differences(
         added: names that somebody has asked for, whatever the switches say.
         may_copy: tables may be copied beside the stream.
     """
-    known = {row.full_name: row.relid for row in rows}
+    known = {row.full_name: row for row in rows}
     all_of_them = list(tables)
     rest = rivals(all_of_them, rows)
     met = Differences()
     found = {t.full_name: t for t in all_of_them}
     for name, table in found.items():
-        if known.get(name) == table.relid:
+        row = known.get(name)
+        if row is not None and row.relid == table.relid:
             continue
         policy = Policy.APPLY if name in added else table.switches.on_new_table
         if policy is Policy.FAIL:
@@ -67,9 +71,16 @@ def differences(
     new = {t.full_name for t in (*met.come, *met.rest, *met.refused)}
     for row in rows:  # gone is also one whose name has another table now, which is not followed
         other = row.full_name not in found or found[row.full_name].relid != row.relid
-        if row.full_name in following and row.full_name not in new and other:
-            met.gone.append(row)
+        if row.full_name in following and other:
+            (met.replaced if row.full_name in new else met.gone).append(row)
     return met
+
+
+def made_anew(new: Iterable[Table], tables: Iterable[Table], rows: Iterable[TableRow]) -> bool:
+    """Whether one of the *new* tables has the name of one that follows and that the source has no more."""
+    there = {t.relid for t in tables}
+    gone = {row.full_name for row in rows if row.relid not in there}
+    return any(t.full_name in gone for t in new)
 
 
 def rivals(tables: Iterable[Table], rows: Sequence[TableRow]) -> dict[Name, str]:
@@ -122,12 +133,17 @@ def coming(
 
 
 def take_away(
-    source: Connection, attempt: Attempt, row: TableRow, policy: Policy, *, shared: bool
+    source: Connection,
+    attempt: Attempt,
+    row: TableRow,
+    switches: Switches | None,
+    rows: Sequence[TableRow],
 ) -> tuple[Phase, str]:
     """Let the target follow a table that is gone from the source; the table's phase from then on, and why.
 
     Args:
-        shared: the target's table has rows of others, too.
+        switches: the table's, if they were seen while it was there.
+        rows: the ledger's.
 
     Raises:
         DataError: TABLE_DROPPED, as the job's switches say.
@@ -137,6 +153,8 @@ def take_away(
         there = source.execute("select 1 from pg_class where oid = %s", (row.relid,)).fetchone()
     if there is not None:  # renamed, moved, detached, unlogged
         return Phase.PARKED, "the source has it no more as a table that the job selects"
+    said = switches or attempt.spec.switches_of(*(row.names or (row.full_name,))).switches
+    policy = said.on_drop_table
     if policy is Policy.FAIL:
         raise DataError(
             f"table {name} was dropped at the source",
@@ -146,7 +164,7 @@ def take_away(
         )
     if policy is Policy.PAUSE:
         return Phase.PARKED, ledger.DROPPED
-    if policy is Policy.IGNORE or not row.made or shared:
+    if policy is Policy.IGNORE or not row.made or shared(row, rows):
         return Phase.ASIDE, ledger.DROPPED
     hold = attempt.hold
     try:
@@ -156,7 +174,7 @@ def take_away(
     return Phase.ASIDE, f"{ledger.DROPPED}, and at the target"
 
 
-def gone_sentence(row: TableRow, why: str) -> str:
-    """What an operator should know."""
-    kept = "" if why.endswith("at the target") else "; it is kept at the target"
+def gone_sentence(row: TableRow, why: str, *, replaced: bool) -> str:
+    """What an operator should know; what becomes of a *replaced* one's rows is said of the table that has its name."""
+    kept = "" if replaced or why.endswith("at the target") else "; it is kept at the target"
     return f"{row.schema}.{row.name}: {why}{kept}"

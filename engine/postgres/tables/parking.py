@@ -108,6 +108,8 @@ class Parking:
         found = self._differences(source, tables)
         if found.refused:
             raise found.refusal()
+        for row in found.replaced:
+            self._take_away(source, row, replaced=True)
         if new := [*found.come, *found.rest]:
             relids = {t.full_name: t.relid for t in new}
             entered = {t.full_name: t for t in new}
@@ -125,15 +127,14 @@ class Parking:
                 f"new at the source: {', '.join(sorted('.'.join(name) for name in relids))}"
             )
         for row in found.gone:
-            switches = self._switches.get(row.relid)
-            if switches is None:
-                switches = attempt.spec.switches_of(*(row.names or (row.full_name,))).switches
-            shared = any(r.target == row.target and r.relid != row.relid for r in self._rows)
-            policy = switches.on_drop_table
-            phase, why = new_and_gone.take_away(source, attempt, row, policy, shared=shared)
-            self._rest({row.full_name: why}, {row.full_name: row.relid}, None, phase=phase)
-            attempt.say(new_and_gone.gone_sentence(row, why))
+            self._take_away(source, row)
         self._publish(source, tables)
+
+    def _take_away(self, source: Connection, row: TableRow, *, replaced: bool = False) -> None:
+        said = self._switches.get(row.relid)
+        phase, why = new_and_gone.take_away(source, self._attempt, row, said, self._rows)
+        self._rest({row.full_name: why}, {row.full_name: row.relid}, None, phase=phase)
+        self._attempt.say(new_and_gone.gone_sentence(row, why, replaced=replaced))
 
     def publish_as_they_are(self, source: Connection, tables: Sequence[Table]) -> None:
         """Publish the columns that resting tables have now: a copy of them begins with these."""
@@ -278,6 +279,8 @@ class Parking:
                 self._vanished |= vanished
                 return
             new = [t for t in tables if t.relid in fault.relids and t.full_name not in named]
+            if new_and_gone.made_anew(new, tables, self.following):
+                return  # the next session begins with that
             named |= {t.full_name: t.relid for t in new}
             policies = {t.full_name: t.switches.on_new_table for t in new}
             entered = {t.full_name: t for t in tables}
