@@ -205,3 +205,23 @@ def test_a_partition_that_is_made_anew_with_rows_in_the_stream_does_the_same(sou
     until(attempt, "p_1", Phase.COPIED)
     assert attempt.verify().equal
     attempt.pause()
+
+
+def test_a_table_whose_key_is_another_one_now_rests_alone_or_is_made_anew_at_the_target(
+    source, target
+):
+    make(source, "made", "kept", "other")
+    spec = SyncSpec(overrides=[{"tables": "public.made", "on_drop_table": "apply"}])
+    keyed = "(x int primary key, id int)"
+    with running(source, target, spec, "one") as attempt:
+        following(attempt)
+        both = "; ".join(f"drop table {n}; create table {n} {keyed}" for n in ("made", "kept"))
+        anew_too = f"drop table other; {'; '.join(anew('other'))}"
+        execute(source, f"begin; {both}; {anew_too}; commit")
+        execute(source, *(f"insert into {n} (id, x) values (7, 1)" for n in ("made", "kept")))
+        attempt.until(lambda: rows_of(target, "made") == rows_of(target, "other") == NEW)
+        for name, phase in (("made", Phase.COPIED), ("other", Phase.COPIED)):
+            until(attempt, name, phase)
+        row = until(attempt, "kept", Phase.PARKED)
+        assert '"public"."kept" at the target' in (row.fault or "")
+        assert {t.name for t in attempt.verify().tables if not t.equal} == {"kept"}

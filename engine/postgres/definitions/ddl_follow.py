@@ -36,7 +36,7 @@ def follow_shapes(
         moved: those that were attached to another table or detached from one.
 
     Raises:
-        DataError: code SCHEMA_CHANGED, what differs cannot be changed this way.
+        DataError: of the table: code SCHEMA_CHANGED, what differs cannot be changed this way.
     """
     said = [
         sentence
@@ -50,22 +50,26 @@ def follow_shapes(
         if mine is not None and parts:
             groups.setdefault(root_of(target, mine), ([], parts))[0].append(table)
     for root, (emptied, parts) in groups.items():
-        with translating(f"change {root} at the target"), target.transaction():
-            empty(target, {t.target for t in emptied})
-            if root not in {t.target_sql for t in emptied}:
-                # it has other partitions, which are not empty
-                parts = [part.removesuffix(_EMPTY) for part in parts]
-            target.execute(f"alter table {root} {', '.join(parts)}".encode())
+        if root not in {t.target_sql for t in emptied}:
+            # it has other partitions, which are not empty
+            parts = [part.removesuffix(_EMPTY) for part in parts]
+        try:
+            with translating(f"change {root} at the target"), target.transaction():
+                empty(target, {t.target for t in emptied})
+                target.execute(f"alter table {root} {', '.join(parts)}".encode())
+        except DataError as exc:
+            raise exc.about(*(t.relid for t in emptied)) from exc.__cause__
         said.append(f"table {root} at the target: {'; '.join(parts)}")
     names = {t.target for t in tables}
     there = read_tables(target, lambda schema, name: (schema, name) in names)
-    if left := ddl.compare_tables(tables, there):
-        raise DataError(
-            "; ".join(left),
-            effect="The table was not copied again",
-            do="change it at the target, then `datasync table copy JOB TABLE`",
-            code="SCHEMA_CHANGED",
-        )
+    for table in tables:
+        if left := ddl.compare_tables([table], there):
+            raise DataError(
+                "; ".join(left),
+                effect="The table was not copied again",
+                do="change it at the target, then `datasync table copy JOB TABLE`",
+                code="SCHEMA_CHANGED",
+            ).about(table.relid)
     return said
 
 
