@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import LiteralString
+
+import psycopg
 
 from prefect_datasync.engine.errors import CopyStopped, TransientError
 from prefect_datasync.engine.postgres.catalog import OUR_SCHEMA
@@ -20,6 +23,7 @@ HOLD_S = 10  #: for how long a stream stands when nobody asks any more
 WAIT_S = 60.0  #: for how long a stream is waited for
 RENEW_S = 3.0
 LOOK_S = 0.05
+BUSY_MS = 1000  #: for how long a row that is locked is waited for at once
 
 
 #: Whether somebody holds the lock of this name: whoever asked the stream to stand is still there.
@@ -73,17 +77,21 @@ def stand(
     """
     text = format_lsn(lsn)
     with translating("hold the stream"):
-        control.execute(
+        asked = time.monotonic()
+        deadline = asked + WAIT_S
+        while not _write(
+            control,
             "update prefect_datasync.job set hold_lsn = %s, held_lsn = null,"
             " hold_until = now() + %s * interval '1 second' where job = any(%s)",
             (text, hold_s, list(keys)),
-        )
-        asked = time.monotonic()
-        deadline = asked + WAIT_S
+        ):
+            if time.monotonic() > deadline or stop() is not None:
+                raise not_held(keys[0])
         while True:
             if time.monotonic() - asked > RENEW_S:
                 asked = time.monotonic()
-                control.execute(
+                _write(
+                    control,
                     "update prefect_datasync.job set hold_until = now() + %s * interval '1 second'"
                     " where job = any(%s)",
                     (hold_s, list(keys)),
@@ -112,10 +120,22 @@ def not_held(key: str) -> TransientError:
 
 
 def release(control: Connection, keys: Sequence[str]) -> None:
-    """Let the streams go on."""
+    """Let the streams go on; one that is busy does so by itself, when the lock of `alone` is gone."""
     with translating("let the stream go on"):
-        control.execute(
+        _write(
+            control,
             "update prefect_datasync.job set hold_lsn = null, held_lsn = null, hold_until = null"
             " where job = any(%s)",
             (list(keys),),
         )
+
+
+def _write(control: Connection, sql: LiteralString, values: Sequence[object]) -> bool:
+    """Whether the jobs' rows could be written: a stream has its own locked while it applies, however long."""
+    try:
+        with control.transaction():
+            control.execute(f"set local lock_timeout = {BUSY_MS}".encode())
+            control.execute(sql, values)
+    except psycopg.errors.LockNotAvailable:
+        return False
+    return True
