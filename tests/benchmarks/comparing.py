@@ -25,11 +25,12 @@ from prefect_datasync.engine.postgres.session import Server, connect
 
 KEYS = {
     "integer key": "id bigint primary key",
+    "two columns": "id bigint, line int default 1, primary key (id, line)",
     "text key": "id text primary key",
     "no key": "id bigint",
 }
 ROWS = (
-    "insert into t select g, g % 1000, (g % 100000) / 100.0, '2024-01-01'::timestamptz + g * interval '1 s',"
+    "insert into t (id, customer, amount, at, note) select g, g % 1000, (g % 100000) / 100.0, '2024-01-01'::timestamptz + g * interval '1 s',"
     " md5(g::text) from generate_series(1, {rows}) g"
 )
 
