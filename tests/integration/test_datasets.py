@@ -45,7 +45,7 @@ LOAD = {
 }
 
 
-@pytest.fixture(params=["pagila", "chinook"])
+@pytest.fixture(params=["pagila", pytest.param("chinook", marks=pytest.mark.slow)])
 def dataset(request, source, load_dataset):
     load_dataset(source, request.param)
     return request.param

@@ -51,6 +51,7 @@ def all_taken_in_the_end(attempt: Attempt, target: Server) -> None:
     assert releasing.look(target, KEY, None) == []
 
 
+@pytest.mark.slow  # in CI test_quarantine_of_every_refusal.py holds the like
 def test_the_target_is_the_source_without_the_rows_in_quarantine(source, target):
     print(f"DATASYNC_TEST_SEED={SEED}")
     execute(source, SCHEMA)
